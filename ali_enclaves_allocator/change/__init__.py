@@ -1,0 +1,1 @@
+"""The only writers: steps, the ledger, the transaction."""

@@ -1,0 +1,1 @@
+"""The doors to the kernel and to systemd: /sys, banks, processes."""

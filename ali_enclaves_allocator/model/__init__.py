@@ -1,0 +1,1 @@
+"""Values and choices: no I/O and no clock."""

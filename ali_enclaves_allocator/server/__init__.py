@@ -1,0 +1,1 @@
+"""Who asks and who watches: the socket, its interface, the monitor."""
