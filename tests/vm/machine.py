@@ -1,0 +1,57 @@
+"""What the guest's machine looks like: kernel, NUMA nodes, cores, threads and memory, as QEMU is told."""
+
+from dataclasses import dataclass
+
+from image import Image
+
+KERNELS = ("6.1", "6.12")
+
+QUIET = (
+    "root=/dev/nvme0n1 rw console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable random.trust_cpu=on "
+    "nowatchdog rcupdate.rcu_cpu_stall_suppress=1 systemd.show_status=false"
+)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine of equal nodes; CPUs are numbered node by node, core by core, thread by thread."""
+
+    kernel: str = "6.12"
+    nodes: int = 2
+    cores: int = 2
+    threads: int = 2
+    memory_mib: int = 4096
+    append: str = ""
+
+    def __str__(self) -> str:
+        shape = f"{self.nodes} nodes × {self.cores} cores × {self.threads} threads"
+        return f"kernel {self.kernel}, {shape}, {self.memory_mib} MiB"
+
+    def qemu(self, image: Image, port: int) -> list[str]:
+        """Return the command that boots it from an image, with the agent's port on an open socket."""
+        cpus = self.nodes * self.cores * self.threads
+        return [
+            "qemu-system-x86_64",
+            *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-nic", "none"),
+            # KVM is not tried: where the ring runs, its guests may hang without an error.
+            *("-machine", "q35,hpet=off", "-accel", "tcg,thread=multi"),
+            # The model shows hyper-threads to the guest, which qemu64, max and EPYC do not.
+            *("-cpu", "Skylake-Server,-vmx,+pdpe1gb"),
+            *("-m", f"{self.memory_mib}"),
+            *("-smp", f"{cpus},sockets={self.nodes},cores={self.cores},threads={self.threads}"),
+            *(option for node in range(self.nodes) for option in self._node(node)),
+            *("-kernel", str(image.kernel(self.kernel)), "-append", f"{QUIET} {self.append}"),
+            *("-drive", f"if=none,id=root,file={image.disk},format=raw,snapshot=on,cache=unsafe"),
+            *("-device", "nvme,serial=root,drive=root"),
+            *("-serial", "stdio"),
+            *("-device", "virtio-serial-pci", "-chardev", f"socket,id=agent,fd={port}"),
+            *("-device", "virtserialport,chardev=agent,name=agent"),
+        ]
+
+    def _node(self, node: int) -> list[str]:
+        memory = self.memory_mib // self.nodes
+        return [
+            *("-object", f"memory-backend-ram,id=memory{node},size={memory}M"),
+            *("-numa", f"node,nodeid={node},memdev=memory{node}"),
+            *("-numa", f"cpu,node-id={node},socket-id={node}"),
+        ]
