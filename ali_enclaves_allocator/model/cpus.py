@@ -1,0 +1,56 @@
+"""CPU lists as the kernel writes them: "0-3,6,8-9" to numbers and back.
+
+The grammar is that of cpuset(7), "List format", and of the kernel's bitmap_parselist(): commas or white space
+between regions, each a number, a range, or the first part of every group of a range ("0-7:2/4" is 0-1,4-5).
+Left out are what the kernel takes but never prints and people misread: "all", "N" and leading zeros.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+
+MAX_CPUS = 8192
+"""More CPUs than this no kernel can be built for (CONFIG_NR_CPUS), so a longer list is a mistake."""
+
+_NUMBER = "(0|[1-9][0-9]*)"
+_REGION = re.compile(rf"{_NUMBER}(?:-{_NUMBER}(?::{_NUMBER}/{_NUMBER})?)?")
+
+
+def parse(text: str) -> tuple[int, ...]:
+    """Return the CPU numbers in `text`, ascending and each once; an empty list is fine.
+
+    Raises ValueError with a sentence for the user.
+    """
+    regions = text.replace(",", " ").split()
+    return tuple(sorted({cpu for region in regions for cpu in _region(region)}))
+
+
+def format(cpus: Iterable[int]) -> str:
+    """Return the shortest list of ranges that names exactly these CPUs: "2-3,6-7"."""
+    return ",".join(f"{first}-{last}" if first < last else f"{first}" for first, last in _runs(cpus))
+
+
+def _region(region: str) -> Iterator[int]:
+    match = _REGION.fullmatch(region)
+    if not match:
+        raise ValueError(f'"{region:.40}" is not a CPU number or range; wanted a list such as 2-3,6-7')
+    first, last = _bounded(match[1]), _bounded(match[2] or match[1])
+    used, group = _bounded(match[3] or "1"), _bounded(match[4] or "1")
+    if first > last:
+        raise ValueError(f'"{region}" runs backwards; did you mean {last}-{first}?')
+    if group == 0 or used > group:
+        raise ValueError(f'"{region}" takes {used} of every {group} CPUs; wanted at most all of at least one')
+    return (cpu for cpu in range(first, last + 1) if (cpu - first) % group < used)
+
+
+def _bounded(number: str) -> int:
+    if len(number) > len(str(MAX_CPUS)) or int(number) >= MAX_CPUS:
+        raise ValueError(f"{number:.20} is too high; the highest CPU number of any kernel is {MAX_CPUS - 1}")
+    return int(number)
+
+
+def _runs(cpus: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Yield the first and last CPU of each unbroken run, ascending."""
+    members = set(cpus)
+    firsts = sorted(cpu for cpu in members if cpu - 1 not in members)
+    lasts = sorted(cpu for cpu in members if cpu + 1 not in members)
+    return zip(firsts, lasts, strict=True)

@@ -1,0 +1,218 @@
+"""YAML text to plain values that remember where they stood.
+
+Only what a settings file needs is taken: one mapping of words to plain values. PyYAML finds the words; what
+they mean is decided here, because YAML 1.1 reads 012 as ten, 1:30 as ninety and `on` as true. Decimal digits
+are a whole number, everything else is a string, and `got` says in words what the user wrote.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final, TypeGuard
+
+import yaml
+
+from ali_enclaves_allocator.model.source import ConfigProblem, Entry, Position, Source, shortened
+
+MAX_BYTES = 64 * 1024
+"""A larger file is refused: it is not a settings file."""
+
+MAX_DEPTH = 8
+"""Nested values are refused one by one down to this depth; below it reading ends."""
+
+UNUSABLE: Final = object()
+"""The value of a key that was given something other than one word: nested, tagged, anchored or an alias."""
+
+_DECIMAL = re.compile("-?(0|[1-9][0-9]{0,17})")
+
+_NOT_TEXT = re.compile(
+    r"[^\t\n\r -~\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]|\r(?!\n)"
+)
+
+_LOOKS = tuple(
+    (re.compile(pattern, re.ASCII | re.IGNORECASE), phrase)
+    for pattern, phrase in (
+        ("|~|null", "nothing"),
+        ("yes|no|on|off|true|false|y|n", "the boolean {}"),
+        ("-?[1-9][0-9]{18,}", "{}, a number of more than 18 digits"),
+        (r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+", "{}, a base-60 number in YAML"),
+        (r"[-+]?0x[0-9a-f_]+", "{}, a hexadecimal number"),
+        (r"[-+]?0o?[0-9_]+", "{}, an octal number in YAML"),
+        (r"[-+]?0b[01_]+", "{}, a binary number"),
+        (r"[-+]?[0-9]+_[0-9_]*", "{}, a number with underscores"),
+        (r"\+[0-9]+", "{}, a number with a plus sign"),
+        (
+            r"[-+]?[0-9][0-9_]*\.?[0-9_]*(e[-+]?[0-9]+)?|[-+]?\.([0-9_]+|inf|nan)",
+            "{}, a floating point number",
+        ),
+    )
+)
+"""How a plain word that is no decimal number looks, and what a message calls it."""
+
+_LINES = 'wanted lines of "key: value", indented alike'
+
+_SYNTAX = (
+    (r"found character '\t'", "a tab cannot stand here; use spaces"),
+    ("mapping values are not allowed", f'this ":" makes no sense; {_LINES}'),
+    ("expected <block end>", f"this makes no sense here; {_LINES}"),
+    ("expected '<document start>'", f"this makes no sense here; {_LINES}"),
+)
+"""What PyYAML says, and what we say instead at the same place."""
+
+_UNFINISHED = (
+    ("could not find expected ':'", 'there is no ": " after this; wanted "key: value"'),
+    ("unexpected end of stream", "this quote is never closed"),
+    ("<stream end>", "this bracket is never closed"),
+)
+"""The same, told where the unfinished thing began."""
+
+
+class _Unreadable(Exception):
+    """Reading ended here; what follows cannot be understood. Without a place it is about the whole file."""
+
+    def __init__(self, at: Position | None, message: str) -> None:
+        super().__init__(message)
+        self.at = at
+        self.message = message
+
+
+def read(data: bytes, path: str) -> tuple[Source, list[ConfigProblem]]:
+    """Return the entries of the file, and what is wrong with it as YAML. No bytes make this raise."""
+    text = data.decode("utf-8-sig", "surrogateescape")
+    source = Source(path, [line.removesuffix("\r") for line in text.split("\n")])
+    problems = []
+    try:
+        if len(data) > MAX_BYTES:
+            raise _Unreadable(None, f"the file is too large; wanted at most {MAX_BYTES // 1024} KiB")
+        for entry in _entries(text):
+            first = source.entries.setdefault(entry.key, entry)
+            if first is not entry:
+                message = f"given twice, first in line {first.key_at.line}; keep one"
+                problems.append(source.problem_at(entry.key_at, entry.key, message))
+        source.complete = True
+    except _Unreadable as end:
+        problems.append(source.problem_at(end.at, "", end.message))
+    return source, problems
+
+
+def _entries(text: str) -> Iterator[Entry]:
+    """Yield each key with its value, in the order of the file, to its end or until `_Unreadable`."""
+    if stray := _NOT_TEXT.search(text):
+        raise _Unreadable(_position_of(text, stray.start()), _name_stray(stray[0]))
+    loader = yaml.SafeLoader(text)
+    try:
+        yield from _document(_events(loader))
+    except yaml.MarkedYAMLError as error:
+        raise _in_our_voice(error) from error
+    except (ValueError, OverflowError) as error:
+        message = "not valid YAML: this number is too high"
+        raise _Unreadable(_position(loader.get_mark()), message) from error
+
+
+def _events(loader: yaml.SafeLoader) -> Iterator[yaml.Event]:
+    """Yield each event when the next one is known: a word that runs into a syntax error is no value."""
+    while loader.check_event():
+        event = loader.get_event()  # type: ignore[no-untyped-call]
+        loader.check_event()
+        yield event
+
+
+def _document(events: Iterator[yaml.Event]) -> Iterator[Entry]:
+    """Yield the entries of the one document, which is one mapping."""
+    next(events)
+    if isinstance(next(events), yaml.StreamEndEvent):
+        raise _Unreadable(None, 'the file is empty; wanted lines of "key: value"')
+    top = next(events)
+    if not isinstance(top, yaml.MappingStartEvent) or top.anchor or top.tag:
+        raise _Unreadable(_start(top), f'wanted lines of "key: value", got {_got(top)}')
+    nodes = _nodes(events)
+    yield from map(_entry, nodes, nodes)
+    next(events)
+    if isinstance(second := next(events), yaml.DocumentStartEvent):
+        raise _Unreadable(_start(second), "a second document starts here; wanted one")
+
+
+def _nodes(events: Iterator[yaml.Event]) -> Iterator[yaml.Event]:
+    """Yield the keys and values of the mapping in turn, without what is nested in them."""
+    depth = 1
+    for event in events:
+        if depth == 1 and isinstance(event, yaml.NodeEvent):
+            yield event
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise _Unreadable(_start(event), f"nested more than {MAX_DEPTH} deep")
+        if depth == 0:
+            return
+
+
+def _entry(key: yaml.Event, value: yaml.Event) -> Entry:
+    if not _is_word(key):
+        raise _Unreadable(_start(key), f"a key must be one word, got {_got(key)}")
+    return Entry(key.value, _start(key), _meaning(value), _start(value), _got(value))
+
+
+def _is_word(event: yaml.Event) -> TypeGuard[yaml.ScalarEvent]:
+    return (
+        isinstance(event, yaml.ScalarEvent)
+        and not event.anchor
+        and not event.tag
+        and event.value.isprintable()
+    )
+
+
+def _meaning(event: yaml.Event) -> object:
+    """Return the value itself: an int for plain decimal digits, a str for any other word."""
+    if not _is_word(event):
+        return UNUSABLE
+    return int(event.value) if event.implicit[0] and _DECIMAL.fullmatch(event.value) else event.value
+
+
+def _got(event: yaml.Event) -> str:
+    """Say in words what was written."""
+    match event:
+        case yaml.AliasEvent(anchor=str(name)):
+            return f"the alias *{shortened(name)}"
+        case yaml.NodeEvent(anchor=str(name)):
+            return f"a value with the anchor &{shortened(name)}"
+        case yaml.ScalarEvent(tag=str(tag)) | yaml.CollectionStartEvent(tag=str(tag)):
+            return f"a value with the tag {shortened(tag.replace('tag:yaml.org,2002:', '!!'))}"
+        case yaml.SequenceStartEvent():
+            return "a list"
+        case yaml.ScalarEvent(value=word, implicit=(is_plain, _)):
+            return _got_word(word, is_plain)
+    return "nested keys"
+
+
+def _got_word(word: str, is_plain: bool) -> str:
+    if _DECIMAL.fullmatch(word):
+        return word if is_plain else f'the string "{word}"; write it without quotes'
+    looks = (phrase for pattern, phrase in _LOOKS if is_plain and pattern.fullmatch(word))
+    return next(looks, 'the string "{}"').format(shortened(word))
+
+
+def _name_stray(char: str) -> str:
+    """Name a character that no text file holds."""
+    if "\udc80" <= char <= "\udcff":
+        return f"byte 0x{ord(char) - 0xDC00:02x} is not UTF-8"
+    return f"control character U+{ord(char):04X} is not allowed"
+
+
+def _in_our_voice(error: yaml.MarkedYAMLError) -> _Unreadable:
+    problem = str(error.problem)
+    for needle, message in _UNFINISHED:
+        if needle in problem and error.context_mark:
+            return _Unreadable(_position(error.context_mark), message)
+    known = (message for needle, message in _SYNTAX if needle in problem)
+    return _Unreadable(_position(error.problem_mark), next(known, f"not valid YAML: {problem}"))
+
+
+def _start(event: yaml.Event) -> Position:
+    return _position(event.start_mark)
+
+
+def _position(mark: Any) -> Position:
+    """Return the place of a mark of PyYAML's, of whichever of its two types; they count from 0."""
+    return Position(mark.line + 1, mark.column + 1)
+
+
+def _position_of(text: str, index: int) -> Position:
+    return Position(text.count("\n", 0, index) + 1, index - text.rfind("\n", 0, index))
