@@ -1,13 +1,149 @@
-"""The commands of `ali-enclaves-allocator`."""
+"""The commands of `ali-enclaves-allocator`. Each imports what it needs when it runs: `status` must be quick."""
 
 import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from enclave_cli.client import CallError, Client, Unavailable
 
 from ali_enclaves_allocator import __version__
+
+if TYPE_CHECKING:
+    from ali_enclaves_allocator.change.difference import Change
+
+CONFIG = Path("/etc/ali-enclaves/allocator.yaml")
+DIRECTORY = Path("/run/ali-enclaves")
+INTERFACE = "io.ali-enclaves.Allocator"
+
+EXIT_STATUS = {"ready": 0, "degraded": 1, "starting": 1, "stopping": 1}
+NOT_RUNNING = 3
+"""Exit status when no service answers, as `systemctl status` has it (LSB)."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    parser = argparse.ArgumentParser(prog="ali-enclaves-allocator")
-    parser.add_argument("--version", action="version", version=f"ali-enclaves-allocator {__version__}")
-    parser.parse_args(argv)
-    return 2
+    args = _parser().parse_args(argv)
+    status: int = args.run(args)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ali-enclaves-allocator",
+        description="Set cores and memory of this machine aside for enclave VMs.",
+        epilog="exit status: 0 done; 69 the machine cannot give what is asked; 78 the file is refused; "
+        "of status: 0 ready, 1 degraded, 3 not running",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, text: str, file: bool = True) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        if file:
+            sub.add_argument("file", nargs="?", type=Path, default=CONFIG, help=f"default {CONFIG}")
+        return sub
+
+    command("serve", _serve, "run the service (systemd does this)")
+    command("check", _check, "check a file against this machine; touch nothing")
+    plan = command("plan", _plan, "show the steps that a restart with this file would do; touch nothing")
+    plan.add_argument("--json", action="store_true", help="the steps as JSON")
+    status = command("status", _status, "show the pool of the running service", file=False)
+    status.add_argument("--json", action="store_true", help="what GetPool answers, as JSON")
+    status.add_argument("--watch", action="store_true", help="show it again after every change")
+    command("reload", _reload, "bring the edited file into force, or change nothing (root)", file=False)
+    return parser
+
+
+def _serve(args: argparse.Namespace) -> int:
+    import asyncio
+
+    from ali_enclaves_allocator.daemon import run
+    from ali_enclaves_allocator.journal import start_logging
+
+    start_logging("ali-enclaves-allocator")
+    return asyncio.run(run(args.file, DIRECTORY))
+
+
+def _check(args: argparse.Namespace) -> int:
+    change = _propose(args.file)
+    if isinstance(change, int):
+        return change
+    print(f"{args.file}: fits this machine: {change.pool.describe()}")
+    return 0
+
+
+def _plan(args: argparse.Namespace) -> int:
+    change = _propose(args.file)
+    if isinstance(change, int):
+        return change
+    if args.json:
+        from pydantic_core import to_json
+
+        print(to_json(change, indent=2).decode())
+        return 0
+    print(f"pool: {change.pool.describe()}")
+    for step in (*change.take, *change.give):
+        print(f"  {step.describe()}")
+    if not change.take and not change.give:
+        print("  nothing to do: the pool stands")
+    return 0
+
+
+def _propose(file: Path) -> "Change | int":
+    """Return the change that a restart with this file would make, or the exit status after the error is told."""
+    from ali_enclaves_allocator import line
+    from ali_enclaves_allocator.change.ledger import read
+    from ali_enclaves_allocator.kernel.linux import boot_id, linux_kernel
+    from ali_enclaves_allocator.model.errors import AllocatorError
+
+    try:
+        document = line.read_file(file)
+        pool = read(DIRECTORY / "ledger.json", boot_id()).pool
+        return line.propose(document, linux_kernel(DIRECTORY), pool)
+    except AllocatorError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+
+
+def _status(args: argparse.Namespace) -> int:
+    state = "stopped"
+    try:
+        with Client(str(DIRECTORY / "allocator.sock")) as client:
+            method = f"{INTERFACE}.{'Watch' if args.watch else 'GetPool'}"
+            for reply in client.stream(method) if args.watch else [client.call(method)]:
+                state = reply["pool"]["state"]
+                _show(reply["pool"], as_json=args.json)
+    except KeyboardInterrupt:
+        pass
+    except Unavailable:
+        print(
+            "ali-enclaves-allocator is not running; start it: systemctl start ali-enclaves-allocator", file=sys.stderr
+        )
+        return NOT_RUNNING
+    return EXIT_STATUS[state]
+
+
+def _show(pool: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(pool), flush=True)
+        return
+    from ali_enclaves_allocator.show import map_of
+
+    print(map_of(pool, colour=sys.stdout.isatty()), flush=True)
+
+
+def _reload(_: argparse.Namespace) -> int:
+    try:
+        with Client(str(DIRECTORY / "allocator.sock"), timeout=None) as client:
+            reply = client.call(f"{INTERFACE}.Reload")
+    except Unavailable:
+        print("ali-enclaves-allocator is not running; nothing was changed", file=sys.stderr)
+        return NOT_RUNNING
+    except CallError as error:
+        print(error.parameters.get("message", error.name), file=sys.stderr)
+        return int(error.parameters.get("exit_code", 1))
+    print(reply["pool"]["summary"])
+    return 0

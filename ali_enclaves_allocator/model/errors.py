@@ -1,7 +1,8 @@
 """The errors a user can meet: types with numbers in them.
 
-Each one renders as `what: got and wanted; the state of the system`, then an optional hint in brackets. The
-same fields travel over the socket as the parameters of a Varlink error of the same name.
+Each one renders as `what; outcome`, then a hint in brackets: what failed with what was got and wanted, the state
+the system is in now, and what to do. The fields travel over the socket as the parameters of a Varlink error of
+the same name.
 """
 
 from dataclasses import asdict, dataclass
@@ -19,6 +20,8 @@ class AllocatorError(Exception):
     """Any error that a user can meet and act on."""
 
     exit_code: ClassVar[int] = EX_UNAVAILABLE
+    outcome = "nothing was changed"
+    """The state of the system after the error; whoever changed something says so."""
 
     def what(self) -> str:
         """Return the sentence: what failed, what was got and wanted."""
@@ -34,4 +37,235 @@ class AllocatorError(Exception):
 
     def __str__(self) -> str:
         hint = self.hint()
-        return f"{self.what()}\n  ({hint})" if hint else self.what()
+        return f"{self.what()}; {self.outcome}" + (f"\n  ({hint})" if hint else "")
+
+
+@dataclass
+class ConfigUnreadable(AllocatorError):
+    """The configuration file is not there, or cannot be read."""
+
+    exit_code: ClassVar[int] = EX_CONFIG
+    path: str
+    reason: str
+
+    def what(self) -> str:
+        """Name the file and the reason."""
+        return f"cannot read {self.path}: {self.reason}"
+
+    def hint(self) -> str:
+        """Show the shortest file."""
+        return "the shortest file is two lines: memory_mib: 1024 and cpu_count: 2"
+
+
+@dataclass
+class Misfit(AllocatorError):
+    """A value of the file that is well formed but does not suit this machine, whatever is free on it."""
+
+    exit_code: ClassVar[int] = EX_CONFIG
+    key: str
+    """The key of allocator.yaml to correct."""
+    message: str
+    """What was got and wanted."""
+
+    def what(self) -> str:
+        """Name the key and what is wrong with its value."""
+        return f"{self.key}: {self.message}"
+
+
+@dataclass
+class MachineTooSmall(AllocatorError):
+    """The machine has no core to spare: one must stay with the host."""
+
+    cpus: int
+    needed: int
+
+    def what(self) -> str:
+        """Give the CPUs present and the CPUs needed."""
+        return f"cannot set a pool aside: the machine has {self.cpus} online CPUs, at least {self.needed} are needed"
+
+    def hint(self) -> str:
+        """Name the rule."""
+        return "one physical core with all its hyper-threads stays with the host; choose a larger instance"
+
+
+@dataclass(frozen=True)
+class NodeOffer:
+    """What one node could give to the pool, against what was wanted of it."""
+
+    node: int
+    cpus: int
+    memory_mib: int
+
+    def shortfall(self, cpus: int, memory_mib: int) -> str:
+        """Say what is missing here, both ways."""
+        missing = [
+            f"{wanted - offered} {unit} short ({offered} available)"
+            for wanted, offered, unit in ((cpus, self.cpus, "CPUs"), (memory_mib, self.memory_mib, "MiB"))
+            if offered < wanted
+        ]
+        return f"node {self.node}: {', '.join(missing) or 'fits'}"
+
+
+@dataclass
+class NoNodeFits(AllocatorError):
+    """No node has both the cores and the memory. An EVM lives on one node."""
+
+    cpus: int
+    memory_mib: int
+    nodes: list[NodeOffer]
+
+    def what(self) -> str:
+        """Say for each node what was missing."""
+        offers = "; ".join(offer.shortfall(self.cpus, self.memory_mib) for offer in self.nodes)
+        return f"cannot place {self.cpus} CPUs and {self.memory_mib} MiB on one node: {offers}"
+
+    def hint(self) -> str:
+        """Name the largest request that each node could serve."""
+        fits = [
+            f"cpu_count: {offer.cpus} with memory_mib: {offer.memory_mib} on node {offer.node}"
+            for offer in self.nodes
+            if offer.cpus and offer.memory_mib
+        ]
+        return f"what would fit: {', or '.join(fits)}" if fits else "no node has a core and memory to spare"
+
+
+@dataclass
+class HostMemoryTooLow(AllocatorError):
+    """Reserving would leave the host less memory than `host_memory_mib`."""
+
+    available_mib: int
+    requested_mib: int
+    host_memory_mib: int
+
+    def what(self) -> str:
+        """Give the memory available now, requested, and to be left."""
+        return (
+            f"cannot reserve {self.requested_mib} MiB: {self.available_mib} MiB are available now and "
+            f"{self.host_memory_mib} MiB must stay with the host (host_memory_mib)"
+        )
+
+    def hint(self) -> str:
+        """Advise on the largest memory that fits."""
+        room = max(0, self.available_mib - self.host_memory_mib)
+        return f"at most {room} MiB more can be reserved now; stop programs, or lower memory_mib or host_memory_mib"
+
+
+def page_size(page_kib: int) -> str:
+    """Name a hugepage size as users write it: `2M`, `1G`."""
+    return f"{page_kib >> 20}G" if page_kib >= 1 << 20 else f"{page_kib >> 10}M"
+
+
+@dataclass
+class ShortGrant(AllocatorError):
+    """The kernel reserved fewer hugepages than it was asked for."""
+
+    node: int
+    page_kib: int
+    granted: int
+    wanted: int
+
+    def what(self) -> str:
+        """Give the pages granted and wanted."""
+        size = page_size(self.page_kib)
+        return f"cannot reserve: kernel granted {self.granted} of {self.wanted} {size} pages on node {self.node}"
+
+    def hint(self) -> str:
+        """Advise against fragmentation."""
+        advice = "memory is fragmented: restart after boot, reserve with hugepages= on the kernel command line"
+        return advice + (", or use hugepage_size: 2M" if self.page_kib > 2048 else "")
+
+
+@dataclass
+class PagesTaken(AllocatorError):
+    """Other programs took pages in the moment between their reservation and ours holding them."""
+
+    node: int
+    page_kib: int
+    held: int
+    wanted: int
+
+    def what(self) -> str:
+        """Give the pages held and wanted."""
+        size = page_size(self.page_kib)
+        return f"cannot hold the pool's pages: got {self.held} of {self.wanted} {size} pages on node {self.node}"
+
+    def hint(self) -> str:
+        """Say who may have taken them."""
+        return "other programs took hugepages at the same moment; try again"
+
+
+@dataclass
+class CpuRefused(AllocatorError):
+    """The kernel refused to take a CPU offline or bring it online."""
+
+    cpu: int
+    online: bool
+    reason: str
+    tasks: list[str]
+    """Tasks that hold the CPU by a SCHED_DEADLINE reservation, as `comm[tid]`."""
+
+    def what(self) -> str:
+        """Name the CPU, the kernel's reason and the tasks."""
+        blame = f", held by {', '.join(self.tasks)}" if self.tasks else ""
+        return f"cannot take CPU {self.cpu} {'online' if self.online else 'offline'}: {self.reason}{blame}"
+
+    def hint(self) -> str:
+        """Advise on deadline tasks."""
+        return "a SCHED_DEADLINE task reserves its CPUs: stop it or change its policy (chrt)" if self.tasks else ""
+
+
+@dataclass
+class KernelRefused(AllocatorError):
+    """The kernel or systemd refused another step."""
+
+    step: str
+    reason: str
+
+    def what(self) -> str:
+        """Name the step and the reason."""
+        return f"cannot {self.step}: {self.reason}"
+
+
+@dataclass
+class NotGivenBack(AllocatorError):
+    """Some of what was to be given back to the host is still refused by the kernel."""
+
+    left: list[str]
+    of: str
+    outcome = "the ledger keeps it, and the next start or restart tries again"
+
+    def what(self) -> str:
+        """Name every step that is left."""
+        return f"cannot give back all of {self.of}: {'; '.join(self.left)}"
+
+
+@dataclass
+class LedgerUnreadable(AllocatorError):
+    """The ledger is not one that this version understands; guessing could cost cores and pages."""
+
+    path: str
+    reason: str
+    outcome = "nothing was changed, and what it describes stays as it is"
+
+    def what(self) -> str:
+        """Name the file and what is wrong with it."""
+        return f"cannot read the ledger {self.path}: {self.reason}"
+
+    def hint(self) -> str:
+        """Name both ways out."""
+        return "start the version that wrote it, or reboot: the ledger and all it describes end with the boot"
+
+
+@dataclass
+class AlreadyRunning(AllocatorError):
+    """Another allocator holds the lock of the run directory."""
+
+    path: str
+
+    def what(self) -> str:
+        """Name the lock."""
+        return f"cannot start: another allocator holds {self.path}"
+
+    def hint(self) -> str:
+        """Name the command that shows it."""
+        return "systemctl status ali-enclaves-allocator"

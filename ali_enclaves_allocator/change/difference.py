@@ -1,0 +1,103 @@
+"""The difference between the pool that stands and the plan, as steps. Pure."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ali_enclaves_allocator.change.steps import AddPages, SetBank, SetCpu, Step
+from ali_enclaves_allocator.model.config import Config
+from ali_enclaves_allocator.model.plan import Plan
+from ali_enclaves_allocator.model.pool import Bank, Pool, Share, Sight
+
+
+@dataclass(frozen=True)
+class Change:
+    """The way from one pool to another."""
+
+    pool: Pool
+    """The pool that stands when all is done."""
+    take: tuple[Step, ...] = ()
+    """What must succeed before the new pool stands."""
+    give: tuple[Step, ...] = ()
+    """What is given back once it stands."""
+
+
+@dataclass
+class _Memory:
+    """The steps for the pages of one size on one node."""
+
+    raises: list[Step] = field(default_factory=list)
+    banks: list[Step] = field(default_factory=list)
+    drops: list[Step] = field(default_factory=list)
+    lowers: list[Step] = field(default_factory=list)
+    kept: list[Bank] = field(default_factory=list)
+
+
+def difference(pool: Pool, sight: Sight, plan: Plan, config: Config | None) -> Change:
+    """Return the steps from `pool`, as far as it still stands in `sight`, to `plan`: the difference and no more.
+
+    Memory is taken first and CPUs last; what is no longer wanted is given back, in the opposite order, only when
+    the new pool stands. One exception: where a node both drops a bank and needs a new one, the drop comes first
+    and the new bank reuses its pages, so that a smaller pool never needs more memory on the way.
+    """
+    names = _free_names(pool)
+    wanted = {(node, plan.page_kib): pages for node, pages in plan.pages.items() if pages}
+    keys = sorted(wanted.keys() | {(share.node, share.page_kib) for share in pool.shares})
+    memory = [_memory(pool, sight, key, wanted.get(key, 0), names) for key in keys]
+    cpus = {cpu for core in plan.cores for cpu in core.cpus}
+    offline = [SetCpu(cpu, online=False) for cpu in sorted(cpus & sight.online)]
+    online = [SetCpu(cpu, online=True) for cpu in sorted(pool.cpus - cpus - sight.online)]
+    return Change(
+        pool=Pool(
+            cores=plan.cores,
+            banks=tuple(bank for part in memory for bank in part.kept),
+            shares=tuple(Share(*key, pages, pool.share(*key).absorbed) for key, pages in sorted(wanted.items())),
+            config=config,
+        ),
+        take=(*_all(memory, "raises"), *_all(memory, "banks"), *offline),
+        give=(*online, *_all(memory, "drops"), *_all(memory, "lowers")),
+    )
+
+
+def _memory(pool: Pool, sight: Sight, key: tuple[int, int], wanted: int, names: Iterator[str]) -> _Memory:
+    """Return the steps that bring one node's pages of one size to `wanted`, keeping every bank that fits."""
+    part = _Memory()
+    share = pool.share(*key)
+    mounted = [bank for bank in pool.banks if (bank.node, bank.page_kib) == key and bank.name in sight.held]
+    missing = wanted
+    for bank in sorted(mounted, key=lambda bank: -bank.pages):
+        if sight.held[bank.name] >= bank.pages and bank.pages <= missing:
+            part.kept.append(bank)
+            missing -= bank.pages
+        else:
+            part.drops.append(SetBank(bank, present=False))
+    raised = 0
+    if missing:
+        held = sum(sight.held[bank.name] for bank in mounted)
+        kept = sum(bank.pages for bank in part.kept)
+        loose = min(max(0, share.pages - held), sight.pages[key].free)
+        raised = max(0, missing - (held - kept) - loose)
+        fresh = Bank(next(names), *key, missing)
+        part.banks = [*part.drops, SetBank(fresh, present=True)]
+        part.drops = []
+        part.kept.append(fresh)
+    if raised:
+        part.raises.append(AddPages(*key, raised))
+    if surplus := share.pages + raised - wanted:
+        part.lowers.append(AddPages(*key, -surplus, absorbed=0 if wanted else share.absorbed))
+    return part
+
+
+def _all(memory: list[_Memory], kind: str) -> Iterator[Step]:
+    """Return one kind of step over all nodes."""
+    for part in memory:
+        yield from getattr(part, kind)
+
+
+def _free_names(pool: Pool) -> Iterator[str]:
+    """Return bank names that no bank of the pool has."""
+    taken = {bank.name for bank in pool.banks}
+    number = 0
+    while True:
+        if (name := f"bank{number}") not in taken:
+            yield name
+        number += 1

@@ -1,0 +1,111 @@
+"""The ledger: the write-ahead record of what was changed on this machine, in the run directory.
+
+One file, replaced whole. It is written before the first kernel setting of a change and once more when the change
+is committed, and it names everything that outlives the process. It is checked before it is believed.
+"""
+
+import fcntl
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from ali_enclaves_allocator.change.steps import Step
+from ali_enclaves_allocator.model.errors import AlreadyRunning, LedgerUnreadable
+from ali_enclaves_allocator.model.pool import Pool
+
+VERSION = 1
+"""Of the file's format; a reader refuses any other."""
+
+
+Phase = Literal["idle", "taking", "giving"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the ledger says.
+
+    `idle`: the pool stands and nothing is under way. `taking`: `steps` are being applied and are not committed, so
+    after a crash they are taken back. `giving`: the pool is decided and `steps` remain to be carried out, whatever
+    happens; they can be carried out twice.
+    """
+
+    boot_id: str
+    pool: Pool = field(default_factory=Pool)
+    phase: Phase = "idle"
+    steps: tuple[Step, ...] = ()
+    version: int = VERSION
+
+
+_RECORD = TypeAdapter(Record)
+
+
+class Ledger:
+    """The ledger file, and the lock that makes this process its only writer."""
+
+    def __init__(self, directory: Path, boot_id: str) -> None:
+        self._path = directory / "ledger.json"
+        self._lock_path = directory / "lock"
+        self._lock: int | None = None
+        self.record = Record(boot_id)
+
+    def open(self) -> None:
+        """Take the lock and read the file. A missing one, or one of an earlier boot, says that nothing is changed.
+
+        Raises:
+            AlreadyRunning: another process has the lock.
+            LedgerUnreadable: the file is damaged, or of another version.
+        """
+        self._lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise AlreadyRunning(str(self._lock_path)) from None
+        self.record = read(self._path, self.record.boot_id)
+
+    def close(self) -> None:
+        """Release the lock."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def save(self, *, pool: Pool | None = None, phase: Phase = "idle", steps: tuple[Step, ...] = ()) -> None:
+        """Replace the file. Where nothing is left of ours, remove it.
+
+        Raises:
+            OSError: it could not be written; the former record stays, in the file and in `record`.
+        """
+        record = replace(self.record, pool=self.record.pool if pool is None else pool, phase=phase, steps=steps)
+        if record.pool == Pool() and not steps:
+            self._path.unlink(missing_ok=True)
+        else:
+            draft = self._path.with_suffix(".new")
+            draft.write_bytes(_RECORD.dump_json(record, indent=1) + b"\n")
+            draft.replace(self._path)
+        self.record = record
+
+
+def read(path: Path, boot_id: str) -> Record:
+    """Read the ledger without taking its lock.
+
+    Raises:
+        LedgerUnreadable: the file is damaged, or of another version.
+    """
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return Record(boot_id)
+    except OSError as error:
+        raise LedgerUnreadable(str(path), error.strerror or str(error)) from error
+    try:
+        record = _RECORD.validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "file"
+        raise LedgerUnreadable(str(path), f"{where}: {first['msg']}") from error
+    if record.version != VERSION:
+        raise LedgerUnreadable(str(path), f"format {record.version}, this version understands {VERSION}")
+    return record if record.boot_id == boot_id else Record(boot_id)

@@ -1,0 +1,159 @@
+"""Steps: one kernel setting each, as a value that says what we want of it and how to give it back.
+
+Every step can be carried out twice with the same result, so after a crash it is enough to know which steps were
+intended. What depends on a counter that others move too is decided once (`decided`), recorded, then written.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ali_enclaves_allocator.kernel.doors import Kernel
+from ali_enclaves_allocator.model.errors import CpuRefused, KernelRefused, PagesTaken, ShortGrant, page_size
+from ali_enclaves_allocator.model.pool import Bank
+
+COMPACTIONS = 3
+"""How often a node is compacted and asked again after a short grant."""
+
+
+@dataclass(frozen=True)
+class SetCpu:
+    """Take a CPU offline, or bring it back online."""
+
+    cpu: int
+    online: bool
+    kind: Literal["cpu"] = "cpu"
+
+    def describe(self) -> str:
+        """Say what the step does."""
+        return f"take CPU {self.cpu} {'online' if self.online else 'offline'}"
+
+    def apply(self, kernel: Kernel) -> None:
+        """Write `cpuN/online`. A CPU that was unplugged meanwhile need not come back.
+
+        Raises:
+            CpuRefused: the kernel refused, as it does with EBUSY when the deadline tasks would no longer fit.
+        """
+        try:
+            kernel.sysfs.set_online(self.cpu, self.online)
+        except OSError as error:
+            if self.online and isinstance(error, FileNotFoundError):
+                return
+            tasks = [] if self.online else [str(task) for task in kernel.processes.deadline_tasks(self.cpu)]
+            raise CpuRefused(self.cpu, self.online, error.strerror or str(error), tasks) from error
+
+    def inverse(self, _: Kernel) -> "SetCpu":
+        """Return the step that takes this one back."""
+        return replace(self, online=not self.online)
+
+
+@dataclass(frozen=True)
+class SetBank:
+    """Mount a bank and fill it from the node's free pages, or drop it, which frees its pages."""
+
+    bank: Bank
+    present: bool
+    kind: Literal["bank"] = "bank"
+
+    def describe(self) -> str:
+        """Say what the step does."""
+        pages = f"{self.bank.pages}×{page_size(self.bank.page_kib)} on node {self.bank.node}"
+        return f"{'hold' if self.present else 'drop'} {pages} in {self.bank.name}"
+
+    def apply(self, kernel: Kernel) -> None:
+        """Mount and fill, or unmount.
+
+        Raises:
+            PagesTaken: the node had too few free pages left.
+            KernelRefused: the mount or the unmount failed.
+        """
+        try:
+            if not self.present:
+                kernel.banks.unmount(self.bank)
+                return
+            missing = self.bank.pages - kernel.banks.held().get(self.bank.name, 0)
+            free = kernel.sysfs.pages(self.bank.node, self.bank.page_kib).free
+            if free < missing:
+                raise PagesTaken(self.bank.node, self.bank.page_kib, free, missing)
+            kernel.banks.mount(self.bank)
+            kernel.banks.fill(self.bank)
+        except OSError as error:
+            raise KernelRefused(self.describe(), error.strerror or str(error)) from error
+        held = kernel.banks.held().get(self.bank.name, 0)
+        if held < self.bank.pages:
+            raise PagesTaken(self.bank.node, self.bank.page_kib, held, self.bank.pages)
+
+    def inverse(self, _: Kernel) -> "SetBank":
+        """Return the step that takes this one back."""
+        return replace(self, present=not self.present)
+
+
+@dataclass(frozen=True)
+class AddPages:
+    """Add `count` pages to what a node has persistently, or subtract them; others own the rest.
+
+    All numbers are of persistent pages (`nr_hugepages` less surplus). `before` and `target` are None until the
+    step is decided.
+    """
+
+    node: int
+    page_kib: int
+    count: int
+    absorbed: int = 0
+    """Surplus pages of others that the raise turned persistent, or that the give-back turns surplus again."""
+    before: int | None = None
+    target: int | None = None
+    kind: Literal["pages"] = "pages"
+
+    def describe(self) -> str:
+        """Say what the step does."""
+        verb = "reserve" if self.count >= 0 else "give back"
+        return f"{verb} {abs(self.count)}×{page_size(self.page_kib)} pages on node {self.node}"
+
+    def decided(self, kernel: Kernel, ours: int = 0, kept: int = 0) -> "AddPages":
+        """Read the counters and fix the number to write.
+
+        `ours` pages of the node lie in our banks now, and `kept` of them will when all is given back.
+
+        A raise asks for `total + count`: the kernel first turns the node's surplus pages persistent and allocates
+        only what is then missing (`set_max_huge_pages`, mm/hugetlb.c). A give-back subtracts what was added, but
+        if somebody lowered the number meanwhile it stops at what the others use, so that it takes nothing of theirs.
+        """
+        now = kernel.sysfs.pages(self.node, self.page_kib)
+        if self.count >= 0:
+            target, absorbed = now.total + self.count, now.surplus
+        else:
+            absorbed = self.absorbed
+            remaining = max(0, now.in_use - ours) + kept
+            floor = min(now.persistent, max(0, remaining - absorbed))
+            target = max(now.persistent + self.count - absorbed, floor)
+        return replace(self, before=now.persistent, target=target, absorbed=absorbed)
+
+    def apply(self, kernel: Kernel) -> None:
+        """Write the number; after a short grant compact the node and ask again.
+
+        Raises:
+            ShortGrant: the kernel reserved fewer pages than asked. The write itself never fails.
+        """
+        assert self.target is not None, "a step is decided before it is applied"
+        try:
+            kernel.sysfs.set_pages(self.node, self.page_kib, self.target)
+            for _ in range(COMPACTIONS):
+                if kernel.sysfs.pages(self.node, self.page_kib).persistent >= self.target:
+                    return
+                kernel.sysfs.compact(self.node)
+                kernel.sysfs.set_pages(self.node, self.page_kib, self.target)
+            missing = self.target - kernel.sysfs.pages(self.node, self.page_kib).persistent
+        except OSError as error:
+            raise KernelRefused(self.describe(), error.strerror or str(error)) from error
+        if missing > 0:
+            raise ShortGrant(self.node, self.page_kib, max(0, self.count - missing), self.count)
+
+    def inverse(self, kernel: Kernel) -> "AddPages":
+        """Return the decided step that takes back what this one really added, were it nothing at all."""
+        assert self.before is not None and self.target is not None, "a step is decided before it is taken back"
+        now = kernel.sysfs.pages(self.node, self.page_kib).persistent
+        added = min(max(0, now - self.before), self.target - self.before)
+        return replace(self, count=-self.count, before=now, target=now - added)
+
+
+Step = SetCpu | SetBank | AddPages

@@ -1,0 +1,138 @@
+"""The transaction: carries a change out whole, or takes it back whole. The only writer of kernel settings.
+
+There is one way back, the inverse of the steps in opposite order, for a failure and for a crash alike; and one way
+to give back, for a smaller pool and for stop.
+"""
+
+import logging
+from dataclasses import replace
+
+from ali_enclaves_allocator.change.difference import Change
+from ali_enclaves_allocator.change.ledger import Ledger, Phase
+from ali_enclaves_allocator.change.steps import AddPages, Step
+from ali_enclaves_allocator.kernel.doors import Kernel
+from ali_enclaves_allocator.model.errors import AllocatorError, KernelRefused, NotGivenBack
+from ali_enclaves_allocator.model.pool import Pool
+
+log = logging.getLogger(__name__)
+
+
+def carry_out(change: Change, kernel: Kernel, ledger: Ledger) -> None:
+    """Carry out a change: take, commit, give back.
+
+    Raises:
+        AllocatorError: a step failed and everything taken was given back: the former pool stands. Its `outcome`
+            says so, or names what could not be undone.
+        NotGivenBack: the new pool stands, but some of what it no longer needs could not be given back.
+    """
+    former = ledger.record.pool
+    change = _decided(change, kernel)
+    if change.take:
+        try:
+            _record(ledger, former, "taking", change.take)
+            for step in change.take:
+                log.debug("%s", step.describe())
+                step.apply(kernel)
+        except Exception as error:
+            _take_back(error, kernel, ledger)
+            raise
+    give = tuple(_decide_give(step, kernel, former, change.pool) for step in change.give)
+    try:
+        _record(ledger, change.pool, "giving" if give else "idle", give)
+    except AllocatorError as error:
+        _take_back(error, kernel, ledger)
+        raise
+    if give:
+        _give(kernel, ledger)
+
+
+def recover(kernel: Kernel, ledger: Ledger) -> str:
+    """Bring the machine to what the ledger says, after a crash at any instruction. Return what was done.
+
+    Raises:
+        NotGivenBack: some of it is still refused by the kernel; the ledger keeps those steps.
+    """
+    if ledger.record.phase == "taking":
+        left = _unwind(kernel, ledger)
+        if left:
+            raise NotGivenBack(left, "an interrupted change")
+        return "an interrupted change was found and undone"
+    if ledger.record.phase == "giving":
+        _give(kernel, ledger)
+        return "an interrupted give-back was found and completed"
+    return ""
+
+
+def _decided(change: Change, kernel: Kernel) -> Change:
+    """Decide every step of `take`, and note in the pool what the raises absorb."""
+    take = tuple(step.decided(kernel) if isinstance(step, AddPages) else step for step in change.take)
+    absorbed = {(step.node, step.page_kib): step.absorbed for step in take if isinstance(step, AddPages)}
+    shares = tuple(
+        replace(share, absorbed=share.absorbed + absorbed.get((share.node, share.page_kib), 0))
+        for share in change.pool.shares
+    )
+    return replace(change, take=take, pool=replace(change.pool, shares=shares))
+
+
+def _decide_give(step: Step, kernel: Kernel, former: Pool, pool: Pool) -> Step:
+    """Decide a step of `give` while the banks still hold their pages."""
+    if not isinstance(step, AddPages):
+        return step
+    held = kernel.banks.held()
+    banks = {bank for bank in (*former.banks, *pool.banks) if (bank.node, bank.page_kib) == (step.node, step.page_kib)}
+    ours = sum(held.get(bank.name, 0) for bank in banks)
+    return step.decided(kernel, ours, pool.pages(step.node, step.page_kib))
+
+
+def _record(ledger: Ledger, pool: Pool, phase: Phase, steps: tuple[Step, ...]) -> None:
+    """Write the ledger; a failure is an error like any other."""
+    try:
+        ledger.save(pool=pool, phase=phase, steps=steps)
+    except OSError as error:
+        raise KernelRefused("write the ledger", error.strerror or str(error)) from error
+
+
+def _take_back(error: Exception, kernel: Kernel, ledger: Ledger) -> None:
+    """Undo a change that failed, and let its error say what became of that."""
+    taken = ledger.record.phase == "taking"
+    left = _unwind(kernel, ledger)
+    if isinstance(error, AllocatorError) and taken:
+        error.outcome = f"could not undo: {'; '.join(left)}" if left else "all changes undone"
+
+
+def _unwind(kernel: Kernel, ledger: Ledger) -> list[str]:
+    """Take back the steps that the ledger records. Return why some could not be."""
+    taken = ledger.record.steps if ledger.record.phase == "taking" else ()
+    back = tuple(step.inverse(kernel) for step in reversed(taken))
+    try:
+        ledger.save(phase="giving", steps=back)
+    except OSError as error:
+        log.warning("cannot write the ledger: %s; undoing all the same", error.strerror)
+    return _run(back, kernel, ledger)
+
+
+def _give(kernel: Kernel, ledger: Ledger) -> None:
+    """Carry out the give-back that the ledger records."""
+    if left := _run(ledger.record.steps, kernel, ledger):
+        raise NotGivenBack(left, "the pool as it now stands")
+
+
+def _run(steps: tuple[Step, ...], kernel: Kernel, ledger: Ledger) -> list[str]:
+    """Carry out every step, failing ones too late to matter to the rest. Return why some failed.
+
+    What failed stays in the ledger, for the next start to try again.
+    """
+    left: list[Step] = []
+    reasons = []
+    for step in steps:
+        log.debug("%s", step.describe())
+        try:
+            step.apply(kernel)
+        except AllocatorError as error:
+            left.append(step)
+            reasons.append(error.what())
+    try:
+        ledger.save(phase="giving" if left else "idle", steps=tuple(left))
+    except OSError as error:
+        log.warning("cannot write the ledger: %s; the next start repeats the give-back", error.strerror)
+    return reasons

@@ -1,0 +1,229 @@
+"""The daemon's life: start, reload, stop, and the state in between. What it does to the machine is in line.py."""
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ali_enclaves_allocator import line, unit
+from ali_enclaves_allocator.change.ledger import Ledger
+from ali_enclaves_allocator.kernel.doors import Kernel
+from ali_enclaves_allocator.kernel.linux import boot_id, linux_kernel
+from ali_enclaves_allocator.model.errors import AllocatorError
+from ali_enclaves_allocator.model.events import POOL_DEGRADED, POOL_GIVEN_BACK, POOL_KEPT, POOL_READY, REFUSED
+from ali_enclaves_allocator.model.pool import Drift, Pool, drift
+from ali_enclaves_allocator.server.endpoint import Endpoint
+from ali_enclaves_allocator.server.interface import PoolView, State, pool_view
+from ali_enclaves_allocator.server.monitor import Monitor
+from ali_enclaves_allocator.server.service import Service
+
+log = logging.getLogger(__name__)
+
+FRESH_SECONDS = 1.0
+"""How old the counters in an answer may be."""
+
+EXTEND_SECONDS = 30
+"""How much longer systemd is asked to wait while pages are cleared."""
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The files the daemon works with."""
+
+    config: Path
+    directory: Path
+
+    @property
+    def socket(self) -> Path:
+        """The listening socket."""
+        return self.directory / "allocator.sock"
+
+
+class Daemon:
+    """One allocator: its state, and the changes of it, one at a time."""
+
+    def __init__(self, paths: Paths, kernel: Kernel, ledger: Ledger) -> None:
+        self._paths, self._kernel, self._ledger = paths, kernel, ledger
+        self._phase: State = "starting"
+        self._reason: str | None = None
+        self._drift: tuple[Drift, ...] = ()
+        self._changing = asyncio.Lock()
+        self._view: PoolView | None = None
+        self._view_at = 0.0
+        self._service = Service(self.view, self.reload)
+        self._endpoint: Endpoint | None = None
+        self._monitor = Monitor(self.look)
+
+    @property
+    def state(self) -> State:
+        """What the daemon is doing, and whether the pool is what the file asks."""
+        if self._phase == "ready" and (self._reason or self._drift):
+            return "degraded"
+        return self._phase
+
+    async def start(self) -> None:
+        """Open the socket, bring the pool into being, and say READY.
+
+        A refused file or request does not cost a pool that stands: it is served, degraded.
+
+        Raises:
+            AllocatorError: there is no pool; the machine is as it was.
+        """
+        self._ledger.open()
+        self._endpoint = Endpoint(self._paths.socket, self._service, unit.stored_socket())
+        await self._endpoint.open()
+        try:
+            await self._change(self._bring_into_force)
+        except AllocatorError as error:
+            if self._ledger.record.pool == Pool():
+                raise
+            self._refuse(error)
+        self._phase = "ready"
+        self._monitor.start()
+        unit.store_socket(self._endpoint.listener)
+        log.info("%s", self.view().summary, extra=POOL_DEGRADED if self.state == "degraded" else POOL_READY)
+        unit.notify("READY=1")
+
+    async def reload(self) -> None:
+        """Read the file again and bring it into force, or change nothing.
+
+        Raises:
+            AllocatorError: why not; the former pool stands.
+        """
+        try:
+            await self._change(self._bring_into_force)
+        except AllocatorError as error:
+            log.error("%s", error, extra=REFUSED)
+            raise
+        self._reason = None
+        self.look()
+        log.info("%s", self.view().summary, extra=POOL_READY)
+
+    async def stop(self, keep: bool) -> None:
+        """Give the pool back, or keep it for the successor. Whatever happens, nothing of the daemon is left.
+
+        Raises:
+            NotGivenBack: the kernel refused some of it.
+        """
+        self._phase = "stopping"
+        self._monitor.stop()
+        self._tell()
+        try:
+            if keep:
+                log.info("the pool stays for the successor: %s", self._ledger.record.pool.describe(), extra=POOL_KEPT)
+            else:
+                await self._change(lambda: line.give_back(self._kernel, self._ledger))
+                log.info("the pool is given back to the host", extra=POOL_GIVEN_BACK)
+        finally:
+            await self.close(keep)
+
+    async def close(self, keep: bool = False) -> None:
+        """Close the socket and let go of the ledger."""
+        if self._endpoint:
+            await self._endpoint.close(keep)
+        self._ledger.close()
+
+    def look(self) -> None:
+        """Compare the pool with the kernel; tell systemd, the journal and the watchers what is new."""
+        if self._changing.locked():
+            return
+        pool = self._ledger.record.pool
+        found = drift(pool, self._kernel.sight(pool))
+        for entry in found:
+            if entry not in self._drift:
+                log.warning("%s (repair: systemctl restart ali-enclaves-allocator)", entry, extra=POOL_DEGRADED)
+        if self._drift and not found:
+            log.info("the kernel shows what the pool needs again", extra=POOL_READY)
+        self._drift = found
+        self._tell()
+
+    def view(self) -> PoolView:
+        """Return what GetPool answers, its counters at most a second old."""
+        if self._view is None or time.monotonic() - self._view_at > FRESH_SECONDS:
+            pool = self._ledger.record.pool
+            topology, sight = self._kernel.topology(pool), self._kernel.sight(pool)
+            path = str(self._paths.config)
+            self._view = pool_view(self.state, self._reason, path, pool, topology, sight, self._drift)
+            self._view_at = time.monotonic()
+        return self._view
+
+    async def healthy(self) -> bool:
+        """Check the daemon itself: a client's call through the socket must be answered."""
+        return self._endpoint is not None and await self._endpoint.answers()
+
+    def _bring_into_force(self) -> None:
+        line.bring_into_force(self._paths.config, self._kernel, self._ledger)
+
+    def _refuse(self, error: AllocatorError) -> None:
+        """Note why the pool is not what the file asks."""
+        self._reason = error.what()
+        log.error("%s", error, extra=REFUSED)
+
+    def _tell(self) -> None:
+        """Show the state as it is now to systemd and to the watchers."""
+        self._view = None
+        unit.status(self.view().summary)
+        self._service.publish()
+
+    async def _change(self, work: Callable[[], None]) -> None:
+        """Do blocking work in a thread, one change at a time, while the loop answers and systemd waits."""
+        async with self._changing:
+            patience = asyncio.create_task(_extend_timeout())
+            try:
+                await asyncio.to_thread(work)
+            finally:
+                patience.cancel()
+                self._view = None
+
+
+async def _extend_timeout() -> None:
+    """Ask systemd for more time, again and again, until cancelled."""
+    while True:
+        unit.notify(f"EXTEND_TIMEOUT_USEC={EXTEND_SECONDS * 1_000_000}")
+        await asyncio.sleep(EXTEND_SECONDS / 2)
+
+
+async def run(config: Path, directory: Path) -> int:
+    """Serve this machine until SIGTERM or SIGINT. Return the exit status."""
+    directory.mkdir(mode=0o755, exist_ok=True)
+    return await serve(Daemon(Paths(config, directory), linux_kernel(directory), Ledger(directory, boot_id())))
+
+
+async def serve(daemon: Daemon) -> int:
+    """Run a daemon until SIGTERM or SIGINT. Return the exit status."""
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    try:
+        await daemon.start()
+    except AllocatorError as error:
+        log.error("%s", error, extra=REFUSED)
+        unit.status(error.what())
+        await daemon.close()
+        return error.exit_code
+    watchdog = asyncio.create_task(_feed_watchdog(daemon))
+    await ended.wait()
+    unit.notify("STOPPING=1")
+    try:
+        await daemon.stop(keep=await unit.has_successor())
+    except AllocatorError as error:
+        log.error("%s", error, extra=REFUSED)
+        return error.exit_code
+    finally:
+        watchdog.cancel()
+    return 0
+
+
+async def _feed_watchdog(daemon: Daemon) -> None:
+    """Tell systemd that the daemon lives, each time it passed its own check."""
+    interval = unit.watchdog_interval_s()
+    while interval:
+        if await daemon.healthy():
+            unit.notify("WATCHDOG=1")
+        else:
+            log.error("the daemon does not answer on its own socket; systemd will restart it")
+        await asyncio.sleep(interval)

@@ -1,0 +1,89 @@
+"""The door to /proc: memory available to programs, and the tasks that a CPU taken offline concerns."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import psutil
+
+SCHED_DEADLINE = 6
+"""The policy that reserves CPU time and makes the kernel refuse an offline (sched(7))."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A thread: the kernel schedules threads, and each has an affinity of its own."""
+
+    tid: int
+    comm: str
+
+    def __str__(self) -> str:
+        name = "".join(char if char.isprintable() else "?" for char in self.comm)
+        return f"{name}[{self.tid}]"
+
+
+class Processes(Protocol):
+    """What the allocator asks of /proc."""
+
+    def available_kib(self) -> int:
+        """Return the memory programs could still get without swapping (`MemAvailable`)."""
+
+    def confined_to(self, cpus: frozenset[int]) -> list[Task]:
+        """Return the user tasks that may run on these CPUs only; the kernel will move them elsewhere."""
+
+    def deadline_tasks(self, cpu: int) -> list[Task]:
+        """Return the SCHED_DEADLINE tasks that may run on a CPU."""
+
+
+class LinuxProcesses:
+    """The real one, through psutil."""
+
+    def available_kib(self) -> int:
+        """Return the memory programs could still get without swapping (`MemAvailable`)."""
+        return int(psutil.virtual_memory().available) // 1024
+
+    def confined_to(self, cpus: frozenset[int]) -> list[Task]:
+        """Return the user tasks that may run on these CPUs only, threads included."""
+        return [task for task in _tasks() if frozenset() < _affinity(task) <= cpus]
+
+    def deadline_tasks(self, cpu: int) -> list[Task]:
+        """Return the SCHED_DEADLINE tasks that may run on a CPU."""
+        return [task for task in _tasks() if _policy(task) == SCHED_DEADLINE and cpu in _affinity(task)]
+
+
+def _tasks() -> Iterator[Task]:
+    """Return every thread of every user process; kernel threads (children of kthreadd, 2) look after themselves."""
+    for process in psutil.process_iter():
+        try:
+            if process.pid == 2 or process.ppid() == 2:
+                continue
+            for thread in process.threads():
+                yield Task(thread.id, _comm(thread.id) or process.name())
+        except psutil.Error:
+            continue
+
+
+def _comm(tid: int) -> str:
+    """Return a thread's own name, which may differ from its process's."""
+    try:
+        with open(f"/proc/{tid}/comm", encoding="utf-8", errors="replace") as comm:
+            return comm.read().removesuffix("\n")
+    except OSError:
+        return ""
+
+
+def _affinity(task: Task) -> frozenset[int]:
+    """Return the CPUs a task may run on; empty when it has ended."""
+    try:
+        return frozenset(os.sched_getaffinity(task.tid))
+    except OSError:
+        return frozenset()
+
+
+def _policy(task: Task) -> int:
+    """Return a task's scheduling policy; -1 when it has ended."""
+    try:
+        return os.sched_getscheduler(task.tid)
+    except OSError:
+        return -1

@@ -1,0 +1,102 @@
+"""The line: from allocator.yaml to the pool, in the order in which it happens.
+
+Everything is validated and chosen before the first write; only `carry_out` writes.
+"""
+
+import logging
+from pathlib import Path
+
+from ali_enclaves_allocator.change.difference import Change, difference
+from ali_enclaves_allocator.change.ledger import Ledger
+from ali_enclaves_allocator.change.steps import SetCpu
+from ali_enclaves_allocator.change.transaction import carry_out, recover
+from ali_enclaves_allocator.kernel.doors import Kernel
+from ali_enclaves_allocator.model import config, cpus
+from ali_enclaves_allocator.model.config import ConfigInvalid, Document
+from ali_enclaves_allocator.model.errors import ConfigUnreadable, Misfit, page_size
+from ali_enclaves_allocator.model.events import MEMORY_ROUNDED, RECOVERED, TASK_DISPLACED
+from ali_enclaves_allocator.model.plan import Plan, choose
+from ali_enclaves_allocator.model.pool import Pool
+
+log = logging.getLogger(__name__)
+
+NO_PLAN = Plan(cores=(), page_kib=0, pages={})
+"""The plan that gives everything back."""
+
+
+def bring_into_force(path: Path, kernel: Kernel, ledger: Ledger) -> None:
+    """Bring the pool that the file asks for into being, or change nothing.
+
+    Raises:
+        AllocatorError: the file is refused, nothing fits, or the kernel refused; the former pool stands.
+    """
+    document = read_file(path)
+    _recover(kernel, ledger)
+    change = propose(document, kernel, ledger.record.pool)
+    _announce(change, document, kernel)
+    if change.take or change.give or change.pool != ledger.record.pool:
+        carry_out(change, kernel, ledger)
+
+
+def read_file(path: Path) -> Document:
+    """Read and validate the configuration file.
+
+    Raises:
+        ConfigUnreadable: there is no such file, or it cannot be read.
+        ConfigInvalid: its text is refused; names every line.
+    """
+    try:
+        return config.load(path.read_bytes(), str(path))
+    except OSError as error:
+        raise ConfigUnreadable(str(path), error.strerror or str(error)) from error
+
+
+def propose(document: Document, kernel: Kernel, pool: Pool) -> Change:
+    """Return the steps from the pool that stands to the one the file asks for. Reads the machine, writes nothing.
+
+    Raises:
+        ConfigInvalid: a value does not suit this machine; names its line.
+        AllocatorError: the machine cannot give what is asked.
+    """
+    topology = kernel.topology(pool)
+    try:
+        plan = choose(document.config, topology, pool)
+    except Misfit as misfit:
+        raise ConfigInvalid([document.source.problem(misfit.key, misfit.message)]) from misfit
+    return difference(pool, kernel.sight(pool, [plan.page_kib]), plan, document.config)
+
+
+def give_back(kernel: Kernel, ledger: Ledger) -> None:
+    """Give everything back to the host.
+
+    Raises:
+        NotGivenBack: the kernel refused some of it.
+    """
+    _recover(kernel, ledger)
+    pool = ledger.record.pool
+    if pool != Pool():
+        carry_out(difference(pool, kernel.sight(pool), NO_PLAN, None), kernel, ledger)
+
+
+def _recover(kernel: Kernel, ledger: Ledger) -> None:
+    """Finish what a crash interrupted, one way or the other."""
+    if done := recover(kernel, ledger):
+        log.warning("%s", done, extra=RECOVERED)
+
+
+def _announce(change: Change, document: Document, kernel: Kernel) -> None:
+    """Log what the user did not ask for in so many words: rounding, and the tasks that will be moved."""
+    asked, given = document.config.memory_mib, change.pool.memory_mib
+    if given != asked:
+        size = page_size(change.pool.banks[0].page_kib)
+        log.info("memory_mib: %d MiB rounded up to %d MiB, whole %s pages", asked, given, size, extra=MEMORY_ROUNDED)
+    offline = frozenset(step.cpu for step in change.take if isinstance(step, SetCpu))
+    if not offline:
+        return
+    for task in kernel.processes.confined_to(change.pool.cpus):
+        log.warning(
+            "task %s may run on CPUs %s only, all in the pool: the kernel moves it to others, and not back later",
+            task,
+            cpus.format(offline),
+            extra=TASK_DISPLACED,
+        )

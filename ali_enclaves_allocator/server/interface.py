@@ -1,0 +1,183 @@
+"""The interface `io.ali-enclaves.Allocator`: the types that travel, with the words of allocator.yaml.
+
+These models are the schema: the description that clients read is rendered from them.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from ali_enclaves_allocator.model.config import Config
+from ali_enclaves_allocator.model.errors import page_size
+from ali_enclaves_allocator.model.pool import Drift, Pool, Sight
+from ali_enclaves_allocator.model.topology import Core, Node, Topology
+from ali_enclaves_allocator.server.varlink import Parameters
+
+NAME = "io.ali-enclaves.Allocator"
+
+State = Literal["starting", "ready", "degraded", "stopping"]
+
+
+class CoreView(BaseModel, frozen=True):
+    """A core: a set of sibling CPUs (hyper-threads)."""
+
+    cpus: list[int] = Field(description="its CPUs, ascending")
+    use: Literal["host", "kept", "pool", "leased"] = Field(
+        description="host: with the host; kept: never to be taken from the host; pool: free for a lease; leased"
+    )
+
+
+class HugepagesView(BaseModel, frozen=True):
+    """The hugepages of one size on one node."""
+
+    hugepage_size: str = Field(description="2M or 1G")
+    asked: int = Field(description="pages that the pool wants here")
+    granted: int = Field(description="pages that the pool holds here")
+    leased: int = Field(description="pages of the pool that leases hold")
+    free: int = Field(description="pages of the pool that are free for leases")
+    others_total: int = Field(description="pages of other programs, in use or idle")
+    others_free: int = Field(description="idle pages of other programs")
+
+
+class NodeView(BaseModel, frozen=True):
+    """A NUMA node."""
+
+    node: int = Field(description="its id; ids may have holes")
+    cores: list[CoreView] = Field(description="its cores with an online CPU, and those of the pool")
+    memory_mib: int = Field(description="all of its memory")
+    available_mib: int = Field(description="memory that hugepages could still be made of, an upper bound")
+    hugepages: list[HugepagesView] = Field(description="one entry for each page size that the node has")
+
+
+class DriftView(BaseModel, frozen=True):
+    """A difference between the pool and what the kernel shows now."""
+
+    what: str = Field(description="the CPUs, the bank or the counter")
+    wanted: str = Field(description="what the pool needs")
+    got: str = Field(description="what the kernel shows")
+
+
+class ConfigView(BaseModel, frozen=True):
+    """The configuration in force; the keys are those of allocator.yaml(5)."""
+
+    memory_mib: int = Field(description="memory asked for, before rounding up to whole pages")
+    cpu_count: int | None = Field(description="CPUs asked for by number")
+    cpu_pool: list[int] | None = Field(description="CPUs asked for by name")
+    hugepage_size: str = Field(description="2M or 1G")
+    max_enclaves: int = Field(description="leases that may exist at once")
+    host_memory_mib: int = Field(description="memory that must stay available to the host")
+
+
+class PoolView(BaseModel, frozen=True):
+    """The pool and everything it depends on."""
+
+    state: State = Field(description="ready: as the configuration asks; degraded: see reason and drift")
+    summary: str = Field(description="one sentence for people")
+    reason: str | None = Field(description="why the state is degraded, or what is under way")
+    config_path: str = Field(description="the configuration file")
+    config: ConfigView | None = Field(description="the configuration that the pool was chosen for")
+    cpus: list[int] = Field(description="the CPUs of the pool, ascending")
+    memory_mib: int = Field(description="the memory of the pool")
+    leases: int = Field(description="leases that exist now")
+    nodes: list[NodeView] = Field(description="the machine, node by node")
+    drift: list[DriftView] = Field(description="empty when the kernel shows what the pool needs")
+
+
+class Nothing(Parameters):
+    """No parameters."""
+
+
+class PoolReply(BaseModel, frozen=True):
+    """The reply of GetPool, Watch and Reload."""
+
+    pool: PoolView = Field(description="as it stands now")
+
+
+class NotPermitted(BaseModel, frozen=True):
+    """The caller may not do this."""
+
+    need: str = Field(description="who may")
+    message: str = Field(description="the same for people")
+
+
+class ReloadFailed(BaseModel, frozen=True):
+    """The file was refused, or the machine cannot give what it asks; the former pool stands."""
+
+    kind: str = Field(description="the type of the error, such as ConfigInvalid or NoNodeFits")
+    exit_code: int = Field(description="78: the file is refused; 69: the machine cannot give what it asks")
+    message: str = Field(description="for people: what, got and wanted, the state now, what to do")
+
+
+def sentence(state: State, pool: Pool, reason: str | None) -> str:
+    """Say in one sentence how the pool stands, as `systemctl status` shows it."""
+    if pool == Pool():
+        return f"{state}: {reason}" if reason else f"{state}: no pool"
+    text = f"pool {state}: {pool.describe()}; no leases"
+    return f"{text}; {reason}" if reason else text
+
+
+def pool_view(
+    state: State,
+    reason: str | None,
+    config_path: str,
+    pool: Pool,
+    topology: Topology,
+    sight: Sight,
+    drift: tuple[Drift, ...],
+) -> PoolView:
+    """Put together what GetPool answers. Pure."""
+    why = reason or "; ".join(str(entry) for entry in drift) or None
+    return PoolView(
+        state=state,
+        summary=sentence(state, pool, why and why.splitlines()[0]),
+        reason=why,
+        config_path=config_path,
+        config=pool.config and _config_view(pool.config),
+        cpus=sorted(pool.cpus),
+        memory_mib=pool.memory_mib,
+        leases=0,
+        nodes=[_node_view(node, pool, topology, sight) for node in topology.nodes],
+        drift=[DriftView(what=entry.what, wanted=entry.wanted, got=entry.got) for entry in drift],
+    )
+
+
+def _config_view(config: Config) -> ConfigView:
+    return ConfigView(
+        memory_mib=config.memory_mib,
+        cpu_count=config.cpu_count,
+        cpu_pool=list(config.cpu_pool) if config.cpu_pool else None,
+        hugepage_size=config.hugepage_size,
+        max_enclaves=config.max_enclaves,
+        host_memory_mib=config.host_memory_mib,
+    )
+
+
+def _node_view(node: Node, pool: Pool, topology: Topology, sight: Sight) -> NodeView:
+    return NodeView(
+        node=node.id,
+        cores=[CoreView(cpus=list(core.cpus), use=_use(core, pool, topology)) for core in node.cores],
+        memory_mib=node.memory_kib // 1024,
+        available_mib=node.available_kib // 1024,
+        hugepages=[_hugepages_view(node, kib, pool, sight) for kib in sorted(node.pages)],
+    )
+
+
+def _use(core: Core, pool: Pool, topology: Topology) -> Literal["host", "kept", "pool", "leased"]:
+    if core in pool.cores:
+        return "pool"
+    return "kept" if core == topology.host_core or topology.fixed_cpus & set(core.cpus) else "host"
+
+
+def _hugepages_view(node: Node, page_kib: int, pool: Pool, sight: Sight) -> HugepagesView:
+    counts = node.pages[page_kib]
+    banks = [bank for bank in pool.banks if (bank.node, bank.page_kib) == (node.id, page_kib)]
+    held = sum(sight.held.get(bank.name, 0) for bank in banks)
+    return HugepagesView(
+        hugepage_size=page_size(page_kib),
+        asked=sum(bank.pages for bank in banks),
+        granted=held,
+        leased=0,
+        free=held,
+        others_total=counts.total - held,
+        others_free=counts.free,
+    )

@@ -1,0 +1,49 @@
+"""The monitor: notices that somebody changed what the pool depends on.
+
+CPUs announce themselves by uevents, through pyudev; hugepage counters have no event, so a slow timer re-reads
+them. An event is a hint and never believed: whoever is told reads sysfs again.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import pyudev
+
+SLOW_SECONDS = 30.0
+"""How often to look at what has no event."""
+
+
+class Monitor:
+    """Calls `look` from the event loop whenever something may have changed."""
+
+    def __init__(self, look: Callable[[], None]) -> None:
+        self._look = look
+        self._uevents = pyudev.Monitor.from_netlink(pyudev.Context(), source="kernel")
+        self._uevents.filter_by("cpu")
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Start listening on the running event loop."""
+        self._uevents.start()
+        asyncio.get_running_loop().add_reader(self._uevents.fileno(), self._on_uevents)
+        self._on_timer()
+
+    def stop(self) -> None:
+        """Stop listening; nothing of it is left on the loop."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._uevents.fileno())
+        if self._timer:
+            self._timer.cancel()
+
+    def _on_uevents(self) -> None:
+        """Take every event that waits, then look once."""
+        try:
+            while self._uevents.poll(timeout=0):
+                pass
+        except OSError:  # the queue overflowed (ENOBUFS): all the more reason to look
+            pass
+        self._look()
+
+    def _on_timer(self) -> None:
+        self._look()
+        self._timer = asyncio.get_running_loop().call_later(SLOW_SECONDS, self._on_timer)

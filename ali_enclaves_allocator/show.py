@@ -1,0 +1,51 @@
+"""The map of the machine that `status` shows: nodes, cores and CPUs, and the memory of each node."""
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+COLOURS = {"host": "0", "kept": "2", "pool": "1;32", "leased": "1;33"}
+"""SGR codes by the use of a core (ECMA-48)."""
+
+LEGEND = (
+    ("kept", "always the host's"),
+    ("host", "the host's now"),
+    ("pool", "free for an enclave"),
+    ("leased", "an enclave's"),
+)
+
+
+def map_of(pool: dict[str, Any], *, colour: bool) -> str:
+    """Draw the pool as GetPool describes it. Every core is a cell that names its use, so colour adds nothing."""
+    width = shutil.get_terminal_size().columns
+    lines = [pool["summary"], ""]
+    for node in pool["nodes"]:
+        lines.append(f"node {node['node']}: {node['memory_mib']} MiB, {node['available_mib']} MiB available")
+        lines.extend(_cores(node["cores"], width, colour))
+        lines.extend(f"  {_pages(pages)}" for pages in node["hugepages"] if pages["asked"] or pages["others_total"])
+    lines += ["", "  ".join(f"{_paint(use, use, colour)}: {meaning}" for use, meaning in LEGEND)]
+    lines += [f"drift: {entry['what']}: {entry['got']}, wanted {entry['wanted']}" for entry in pool["drift"]]
+    return "\n".join(lines)
+
+
+def _cores(cores: list[dict[str, Any]], width: int, colour: bool) -> Iterator[str]:
+    """Lay the cells of one node out in rows."""
+    labels = [(f"[{' '.join(map(str, core['cpus']))} {core['use']}]", core["use"]) for core in cores]
+    widest = max((len(label) for label, _ in labels), default=0)
+    per_row = max(1, (width - 2) // (widest + 1))
+    for start in range(0, len(labels), per_row):
+        row = labels[start : start + per_row]
+        yield "  " + " ".join(_paint(f"{label:<{widest}}", use, colour) for label, use in row).rstrip()
+
+
+def _pages(pages: dict[str, Any]) -> str:
+    """Say in one line whose the pages of one size are."""
+    return (
+        f"{pages['hugepage_size']} pages: pool {pages['granted']} of {pages['asked']}"
+        f" ({pages['leased']} leased, {pages['free']} free for enclaves)"
+        f"; other programs {pages['others_total']} ({pages['others_free']} free)"
+    )
+
+
+def _paint(text: str, use: str, colour: bool) -> str:
+    return f"\x1b[{COLOURS[use]}m{text}\x1b[0m" if colour else text

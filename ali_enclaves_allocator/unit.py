@@ -1,0 +1,74 @@
+"""The service's own unit: what it tells systemd, and what it learns from it."""
+
+import asyncio
+import os
+import socket
+
+import systemd.daemon
+
+SOCKET_NAME = "allocator"
+"""The listening socket's name in the fd store (FDNAME of sd_pid_notify_with_fds(3))."""
+
+SUCCESSOR_JOBS = {"restart", "try-restart", "start"}
+"""Jobs of our unit that start the service again (the JobType property of org.freedesktop.systemd1.Job)."""
+
+
+def notify(*assignments: str) -> None:
+    """Send assignments such as `READY=1` (sd_notify(3)); without systemd nothing happens."""
+    systemd.daemon.notify("\n".join(assignments))
+
+
+def status(sentence: str) -> None:
+    """Set the sentence that `systemctl status` shows."""
+    notify(f"STATUS={' '.join(sentence.split())}")
+
+
+def watchdog_interval_s() -> float | None:
+    """Return how often to send `WATCHDOG=1`, half of what systemd asks, or None (sd_watchdog_enabled(3))."""
+    usec = os.environ.get("WATCHDOG_USEC")
+    return int(usec) / 2_000_000 if usec and os.environ.get("WATCHDOG_PID") in (None, str(os.getpid())) else None
+
+
+def stored_socket() -> socket.socket | None:
+    """Return the listening socket that a predecessor left in the fd store, if it did."""
+    found = None
+    for fd, name in systemd.daemon.listen_fds_with_names().items():
+        if name == SOCKET_NAME and found is None:
+            found = socket.socket(fileno=fd)
+        else:
+            os.close(fd)
+    return found
+
+
+def store_socket(listener: socket.socket) -> None:
+    """Keep the listening socket over restart and crash; systemd drops it when the service is stopped."""
+    systemd.daemon.notify(f"FDSTORE=1\nFDNAME={SOCKET_NAME}\nFDPOLL=0", fds=[listener.fileno()])
+
+
+async def has_successor() -> bool:
+    """Tell whether systemd will start the service again when it ends: a restart rather than a stop.
+
+    The type of the unit's own job knows; SIGTERM alone cannot tell. Where systemd does not answer, it is a stop.
+    """
+    unit = await _systemd_property("/org/freedesktop/systemd1/unit/self", "Unit", "Job")
+    path = unit.split('"')[1] if unit.count('"') == 2 else "/"
+    if path == "/":
+        return False
+    job = await _systemd_property(path, "Job", "JobType")
+    return job.split('"')[1:2] != [] and job.split('"')[1] in SUCCESSOR_JOBS
+
+
+async def _systemd_property(path: str, interface: str, name: str) -> str:
+    """Return a property of systemd as busctl prints it; empty when there is no answer."""
+    service = "org.freedesktop.systemd1"
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *("busctl", "--system", "get-property", service, path, f"{service}.{interface}", name),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+    except OSError:
+        return ""
+    output, _ = await process.communicate()
+    return output.decode()
