@@ -8,21 +8,24 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import agent
-from image import REPO, ready_image
+from image import REPO, Image, built_image
 from machine import Machine
+from port import Port
 
 BOOT_SECONDS = 300.0
-DEFAULT_SECONDS = 600.0
+SEND_SECONDS = 60.0
 KILL_SECONDS = 30.0
-CONSOLE_TAIL = 4096
+SCRIPT_SECONDS = 600.0
 
 TIMED_OUT = 124
+
+CONSOLE_TAIL = 4096
 
 Output = Callable[[bytes], object]
 
@@ -47,118 +50,104 @@ class Guest:
         self.boot_seconds = 0.0
 
     def __enter__(self) -> Self:
-        image, package = ready_image(), _package()
+        package, image = built_package(), built_image()
         started = time.monotonic()
-        self._console = tempfile.TemporaryFile()
-        self._port, port = socket.socketpair()
-        with port:
-            self._qemu = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", *self.machine.qemu(image, port.fileno())],
-                pass_fds=[port.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=self._console,
-                stderr=subprocess.STDOUT,
-            )
-        try:
+        with ExitStack() as resources:
+            self._start(image, resources)
             self._await_agent()
             self._install(package)
-        except BaseException:
-            self._end()
-            raise
+            self._resources = resources.pop_all()
         self.boot_seconds = time.monotonic() - started
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self._end()
+    def __exit__(self, *exception: object) -> None:
+        self._resources.close()
 
     def run_script(
         self,
         script: Path,
         arguments: Sequence[str] = (),
         files: Sequence[Path] = (),
-        timeout: float = DEFAULT_SECONDS,
+        timeout: float = SCRIPT_SECONDS,
         output: Output | None = None,
     ) -> Result:
         """Run a script as root in a directory that holds it and the files; what it leaves running is killed.
 
         It runs by its `#!` line, or else with bash. `output` gets what it prints as it comes.
         """
-        start = [f"./{script.name}"] if script.read_bytes()[:2] == b"#!" else ["bash", script.name]
+        start = [f"./{script.name}"] if script.read_bytes().startswith(b"#!") else ["bash", script.name]
         return self._run([*start, *arguments], [script, *files], timeout, output)
+
+    def _start(self, image: Image, resources: ExitStack) -> None:
+        self._console = resources.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+        ours, theirs = socket.socketpair()
+        self._port = Port(resources.enter_context(ours))
+        with theirs:
+            qemu = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", *self.machine.qemu(image, theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=self._console,
+                stderr=subprocess.STDOUT,
+            )
+        self._qemu = resources.enter_context(qemu)
+        resources.callback(qemu.kill)
 
     def _await_agent(self) -> None:
         code = Path(agent.__file__).read_bytes()
-        self._port.settimeout(BOOT_SECONDS)
-        self._port.sendall(b"%d\n" % len(code) + code)
         try:
-            self._receive()
+            self._port.write(b"%d\n" % len(code) + code, SEND_SECONDS)
+            self._port.receive(time.monotonic() + BOOT_SECONDS)
         except TimeoutError:
             raise self._error(f"the guest did not come up in {BOOT_SECONDS:.0f} s") from None
+        except ConnectionError:
+            raise self._error("the guest died while it booted") from None
 
     def _install(self, package: Path) -> None:
-        result = self._run(["dpkg", "--install", package.name], [package], DEFAULT_SECONDS, None)
+        result = self._run(["dpkg", "--install", package.name], [package], SCRIPT_SECONDS, None)
         if result.status:
-            raise GuestError(f"cannot install {package.name}:\n{result.output.decode()}")
+            raise GuestError(f"cannot install {package.name}:\n{result.output.decode(errors='replace')}")
 
     def _run(self, command: list[str], files: Sequence[Path], timeout: float, output: Output | None) -> Result:
-        self._port.settimeout(timeout)
         printed = bytearray()
         try:
-            self._send(agent.FILES, _archive(files))
-            self._send(agent.RUN, json.dumps(command).encode())
-            return Result(self._follow(printed, timeout, output), bytes(printed))
+            self._port.send(agent.RUN, json.dumps(command).encode() + b"\0" + _archive(files), SEND_SECONDS)
+            status = self._follow(printed, timeout, output)
+            if status is None:
+                self._port.send(agent.KILL, b"", SEND_SECONDS)
+                if self._follow(printed, KILL_SECONDS, output) is None:
+                    self._qemu.kill()
+                status = TIMED_OUT
+        except ConnectionError:
+            raise self._error(f"the guest died under {command}") from None
+        return Result(status, bytes(printed))
+
+    def _follow(self, printed: bytearray, seconds: float, output: Output | None) -> int | None:
+        """Collect what a command prints until its exit status comes; None if it does not come in time."""
+        deadline = time.monotonic() + seconds
+        try:
+            while (message := self._port.receive(deadline))[0] != agent.STATUS:
+                printed += message[1]
+                if output:
+                    output(message[1])
         except TimeoutError:
-            self._send(agent.KILL, b"")
-            self._follow(printed, KILL_SECONDS, output)
-            return Result(TIMED_OUT, bytes(printed))
-
-    def _follow(self, printed: bytearray, timeout: float, output: Output | None) -> int:
-        """Collect what a command prints until its exit status comes."""
-        deadline = time.monotonic() + timeout
-        while True:
-            self._port.settimeout(max(0.001, deadline - time.monotonic()))
-            kind, payload = self._receive()
-            if kind == agent.STATUS:
-                return int(payload)
-            printed += payload
-            if output:
-                output(payload)
-
-    def _send(self, kind: bytes, payload: bytes) -> None:
-        self._port.sendall(agent.HEADER.pack(kind, len(payload)) + payload)
-
-    def _receive(self) -> tuple[bytes, bytes]:
-        kind, size = agent.HEADER.unpack(self._read(agent.HEADER.size))
-        return kind, self._read(size)
-
-    def _read(self, size: int) -> bytes:
-        data = bytearray()
-        while len(data) < size:
-            part = self._port.recv(size - len(data))
-            if not part:
-                raise self._error("the guest died")
-            data += part
-        return bytes(data)
+            return None
+        return int(message[1])
 
     def _error(self, what: str) -> GuestError:
         self._console.seek(0)
         tail = self._console.read()[-CONSOLE_TAIL:].decode(errors="replace")
         return GuestError(f"{what}; its console ends:\n{tail}")
 
-    def _end(self) -> None:
-        self._qemu.kill()
-        self._qemu.wait()
-        self._port.close()
-        self._console.close()
 
-
-def _package() -> Path:
+def built_package() -> Path:
+    """Return the package of the working tree, built if anything in it has changed."""
     build = subprocess.run([REPO / "packaging" / "build-deb"], stdout=subprocess.PIPE, text=True, check=True)
     return Path(build.stdout.strip())
 
 
 def _archive(files: Sequence[Path]) -> bytes:
-    """Pack files by their base names, executable if they are scripts here."""
+    """Pack files by their base names."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         for file in files:
