@@ -1,0 +1,28 @@
+"""What every test may ask for."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from tests.machines import Machine
+from tests.sim.host import Host
+
+Boot = Callable[[Machine], Host]
+
+
+@pytest.fixture
+def boot() -> Iterator[Boot]:
+    """Boot simulated machines, each with a run directory of its own; in memory, as /run is."""
+    numbers = count()
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as run:
+
+        def boot_one(machine: Machine) -> Host:
+            directory = Path(run, f"host{next(numbers)}")
+            directory.mkdir()
+            return Host(machine, directory)
+
+        yield boot_one

@@ -1,0 +1,104 @@
+"""Named machines: the plan is tested on their topologies, the simulated kernel boots them."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from ali_enclaves_allocator.model.topology import Core, Node, PageCounts, Topology
+
+SMALL_PAGE_KIB = 2048
+LARGE_PAGE_KIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The hardware: cores, and the memory of each node, all of it free."""
+
+    cores: tuple[Core, ...]
+    memory_mib: Mapping[int, int]
+    """By node id; a node may have no core, and the ids may have holes."""
+    fixed_cpus: frozenset[int] = frozenset({0})
+    page_kibs: tuple[int, ...] = (SMALL_PAGE_KIB, LARGE_PAGE_KIB)
+    offline: frozenset[int] = field(default_factory=frozenset)
+    """CPUs that are there but offline from the beginning, by nobody's doing of ours."""
+
+    @property
+    def cpus(self) -> frozenset[int]:
+        """Every CPU present."""
+        return frozenset(cpu for core in self.cores for cpu in core.cpus)
+
+    def topology(self) -> Topology:
+        """Return the machine as the door to /sys must read it: of its cores, what is online."""
+        online = (Core(tuple(cpu for cpu in core.cpus if cpu not in self.offline), core.node) for core in self.cores)
+        cores = sorted(core for core in online if core.cpus)
+        nodes = tuple(
+            Node(
+                id=node,
+                cores=tuple(core for core in cores if core.node == node),
+                memory_kib=mib * 1024,
+                available_kib=mib * 1024,
+                pages={kib: PageCounts(total=0, free=0, surplus=0) for kib in self.page_kibs},
+            )
+            for node, mib in sorted(self.memory_mib.items())
+        )
+        every = {cpu for core in cores for cpu in core.cpus}
+        return Topology(nodes, sum(self.memory_mib.values()) * 1024, self.fixed_cpus & every)
+
+
+def cores(node: int, *siblings: tuple[int, ...]) -> tuple[Core, ...]:
+    """Return cores of one node, each by its sibling CPUs."""
+    return tuple(Core(cpus, node) for cpus in siblings)
+
+
+def machine(parts: Iterable[tuple[Core, ...]], memory_mib: int = 4096) -> Machine:
+    """Return a machine of these cores with as much memory on each of their nodes."""
+    every = tuple(core for part in parts for core in part)
+    return Machine(every, dict.fromkeys(sorted({core.node for core in every}), memory_mib))
+
+
+GUEST_2X2X2 = machine([cores(0, (0, 1), (2, 3)), cores(1, (4, 5), (6, 7))])
+"""The guest of the VM tests: 2 nodes × 2 cores × 2 threads, siblings side by side."""
+
+DUAL_SOCKET_HT = machine(
+    [cores(0, *((cpu, cpu + 8) for cpu in range(4))), cores(1, *((cpu, cpu + 8) for cpu in range(4, 8)))]
+)
+"""Bare metal as firmware numbers it: siblings are N and N + half."""
+
+NO_SMT = machine([cores(0, *((cpu,) for cpu in range(4)))])
+"""One thread per core."""
+
+ONE_NODE = machine([cores(0, (0, 1), (2, 3), (4, 5), (6, 7))])
+"""A common instance: one node, four cores."""
+
+FOUR_NODES = machine([cores(node, (4 * node, 4 * node + 1), (4 * node + 2, 4 * node + 3)) for node in range(4)])
+"""4 nodes × 2 cores × 2 threads."""
+
+ONE_CORE_LEFT = machine([cores(0, (0, 1), (2, 3))])
+"""The smallest machine that can have a pool: one core for it, one for the host."""
+
+ONE_CORE = machine([cores(0, (0, 1))])
+"""Too small for any pool."""
+
+UNEVEN_SMT = Machine(cores(0, (0, 1), (2, 3), (4, 5), (6, 7)), memory_mib={0: 4096}, offline=frozenset({3, 7}))
+"""Somebody took single hyper-threads offline: cores of one and of two CPUs."""
+
+NODE_HOLES = Machine(
+    (*cores(0, (0, 1), (2, 3)), *cores(2, (4, 5), (6, 7)), *cores(5, (8, 9), (10, 11))),
+    memory_mib={0: 1024, 2: 2048, 3: 8192, 5: 4096},
+)
+"""Node ids 0, 2, 3, 5; node 3 is memory without CPUs."""
+
+ALL_FIXED_ON_NODE_1 = Machine(GUEST_2X2X2.cores, memory_mib={0: 4096, 1: 4096}, fixed_cpus=frozenset({0, 4, 6}))
+"""A kernel that keeps one CPU of each core of node 1 online."""
+
+BOOTABLE = {
+    "guest_2x2x2": GUEST_2X2X2,
+    "dual_socket_ht": DUAL_SOCKET_HT,
+    "no_smt": NO_SMT,
+    "one_node": ONE_NODE,
+    "four_nodes": FOUR_NODES,
+    "one_core_left": ONE_CORE_LEFT,
+    "uneven_smt": UNEVEN_SMT,
+    "node_holes": NODE_HOLES,
+    "all_fixed_on_node_1": ALL_FIXED_ON_NODE_1,
+}
+"""By name, every machine on which a pool is possible."""

@@ -1,0 +1,111 @@
+"""A host: a simulated machine, its configuration file, and allocator processes that come and go on it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ali_enclaves_allocator import line
+from ali_enclaves_allocator.change.ledger import Ledger, Phase, Record, read
+from ali_enclaves_allocator.change.steps import Step
+from ali_enclaves_allocator.kernel.doors import Kernel
+from ali_enclaves_allocator.model.pool import Pool
+from ali_enclaves_allocator.model.topology import PageCounts
+from tests.machines import Machine
+from tests.sim.effects import Effects
+from tests.sim.kernel import Simulation, State
+
+BOOT_ID = "6f3c1a52-0000-4000-8000-000000000001"
+
+Work = Callable[[Kernel, Ledger], object]
+
+
+class SimLedger(Ledger):
+    """The ledger on a real file; each replacement of it is one effect, before which a torn draft lies about."""
+
+    def __init__(self, directory: Path, boot_id: str, effects: Effects) -> None:
+        super().__init__(directory, boot_id)
+        self._draft = directory / "ledger.new"
+        self._effects = effects
+
+    def save(self, *, pool: Pool | None = None, phase: Phase = "idle", steps: tuple[Step, ...] = ()) -> None:
+        """Replace the file, unless the plan of effects has it otherwise."""
+        self._draft.write_bytes(b'{"boot_id": "6f3c1')
+        with self._effects.effect(f"ledger {phase}"):
+            super().save(pool=pool, phase=phase, steps=steps)
+
+
+class Host:
+    """One machine from its boot, with other programs on it from `settle` on."""
+
+    def __init__(self, machine: Machine, directory: Path) -> None:
+        self.simulation = Simulation(machine)
+        self.config_path = directory / "allocator.yaml"
+        self.directory = directory
+        self.origin = self.simulation.state()
+
+    @property
+    def effects(self) -> Effects:
+        """What the next process will do, and what will go wrong with it."""
+        return self.simulation.effects
+
+    @property
+    def state(self) -> State:
+        """The machine now."""
+        return self.simulation.state()
+
+    @property
+    def record(self) -> Record:
+        """What the ledger's file says now."""
+        return read(self.directory / "ledger.json", BOOT_ID)
+
+    def settle(self) -> None:
+        """Call the machine as it is now the one that must come back."""
+        self.origin = self.state
+
+    def configure(self, **keys: Any) -> None:
+        """Write allocator.yaml: JSON is YAML."""
+        self.config_path.write_text(json.dumps({"host_memory_mib": 64} | keys))
+
+    def start(self) -> list[str]:
+        """Bring the file into force in a process of its own. Return the names of its effects."""
+        return self.process(lambda kernel, ledger: line.bring_into_force(self.config_path, kernel, ledger))
+
+    def give_back(self) -> list[str]:
+        """Give everything back in a process of its own. Return the names of its effects."""
+        return self.process(line.give_back)
+
+    def process(self, work: Work) -> list[str]:
+        """Run an allocator until it ends, one way or the other; its lock goes with it."""
+        ledger = SimLedger(self.directory, BOOT_ID, self.effects)
+        ledger.open()
+        try:
+            work(self.simulation.kernel, ledger)
+            return self.effects.names
+        finally:
+            ledger.close()
+            self.effects.restart()
+
+    def assert_pool_stands(self) -> None:
+        """Check that the machine differs from its origin by exactly the pool that the ledger records."""
+        record, origin, state = self.record, self.origin, self.state
+        pool = record.pool
+        assert (record.phase, record.steps) == ("idle", ())
+        assert state.online == origin.online - pool.cpus
+        assert state.mounted == {bank.name: (bank.node,) * bank.pages for bank in pool.banks}
+        assert state.reserved == origin.reserved
+        for key, before in origin.pages.items():
+            share, ours = pool.share(*key), pool.pages(*key)
+            assert share.pages == ours
+            wanted = PageCounts(before.total + ours, before.free, before.surplus - share.absorbed)
+            assert state.pages[key] == wanted, key
+        for node, available in origin.available_kib.items():
+            assert state.available_kib[node] == available - sum(
+                bank.pages * bank.page_kib for bank in pool.banks if bank.node == node
+            )
+
+    def assert_untouched(self) -> None:
+        """Check that the machine is its origin again, and that no ledger is left."""
+        assert self.state == self.origin
+        assert self.record == Record(BOOT_ID)
+        assert not (self.directory / "ledger.json").exists()

@@ -1,0 +1,74 @@
+"""The door to /sys against the machines it must read."""
+
+import pytest
+
+from ali_enclaves_allocator.model.pool import Bank, Pool, Share
+from ali_enclaves_allocator.model.topology import Core, Topology
+from tests.machines import BOOTABLE, GUEST_2X2X2, NODE_HOLES, UNEVEN_SMT, Machine
+from tests.sim.kernel import Simulation
+
+
+@pytest.mark.parametrize("machine", BOOTABLE.values(), ids=BOOTABLE)
+def test_reads_each_machine_as_it_is(machine: Machine) -> None:
+    assert Simulation(machine).kernel.topology(Pool()) == machine.topology()
+
+
+@pytest.mark.parametrize("machine", BOOTABLE.values(), ids=BOOTABLE)
+def test_a_pool_is_read_as_if_it_were_given_back(machine: Machine) -> None:
+    simulation = Simulation(machine)
+    plain = simulation.kernel.topology(Pool())
+    core = max(core for core in plain.cores if not plain.fixed_cpus & set(core.cpus) and core != plain.host_core)
+    bank = Bank("bank0", core.node, 2048, 16)
+    simulation.set_by_hand(core.node, 16)
+    simulation.kernel.banks.mount(bank)
+    simulation.kernel.banks.fill(bank)
+    for cpu in core.cpus:
+        simulation.kernel.sysfs.set_online(cpu, False)
+
+    topology = simulation.kernel.topology(Pool((core,), (bank,), (Share(core.node, 2048, 16),)))
+
+    assert topology.cores == plain.cores
+    assert topology.available_kib == plain.available_kib
+    assert [node.available_kib for node in topology.nodes] == [node.available_kib for node in plain.nodes]
+    assert topology.node(core.node).pages[2048].in_use == 16
+
+
+def test_siblings_of_an_offline_cpu_are_those_still_online() -> None:
+    cores = Simulation(UNEVEN_SMT).kernel.topology(Pool()).cores
+    assert cores == (Core((0, 1), 0), Core((2,), 0), Core((4, 5), 0), Core((6,), 0))
+
+
+def test_a_core_of_the_pool_that_somebody_brought_half_online_is_still_that_core() -> None:
+    simulation = Simulation(GUEST_2X2X2)
+    pool = Pool((Core((6, 7), 1),))
+    simulation.set_online(6, False)
+    assert simulation.kernel.topology(pool).cores == GUEST_2X2X2.topology().cores
+
+
+def test_nodes_may_have_holes_and_no_cpus() -> None:
+    topology = Simulation(NODE_HOLES).kernel.topology(Pool())
+    assert [node.id for node in topology.nodes] == [0, 2, 3, 5]
+    assert topology.node(3).cores == ()
+
+
+def test_page_cache_counts_as_available() -> None:
+    simulation = Simulation(GUEST_2X2X2)
+    simulation.memory[1].free_kib -= 4096
+    simulation.memory[1].cache_kib += 4095
+    topology: Topology = simulation.kernel.topology(Pool())
+    assert topology.node(1).available_kib == 4096 * 1024 - 1
+    assert topology.available_kib == 2 * 4096 * 1024 - 1
+
+
+def test_sight_shows_every_node_in_the_sizes_asked_for() -> None:
+    simulation = Simulation(NODE_HOLES)
+    simulation.set_by_hand(2, 3)
+    pool = Pool(shares=(Share(0, 2048, 1),))
+    assert set(simulation.kernel.sight(pool).pages) == {(node, 2048) for node in (0, 2, 3, 5)}
+    assert simulation.kernel.sight(pool).pages[2, 2048].total == 3
+    assert set(simulation.kernel.sight(Pool()).pages) == set()
+    assert set(simulation.kernel.sight(Pool(), [1 << 20]).pages) == {(node, 1 << 20) for node in (0, 2, 3, 5)}
+
+
+def test_without_compaction_in_the_kernel_compacting_is_no_error() -> None:
+    Simulation(GUEST_2X2X2).kernel.sysfs.compact(9)
