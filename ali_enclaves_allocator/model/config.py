@@ -11,7 +11,6 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainSerializer,
     ValidationError,
@@ -33,19 +32,23 @@ MIN_HOST_MEMORY_MIB = 64
 MAX_PROBLEMS = 20
 """So many problems of one file are told; a file of another kind must not flood the journal."""
 
+
+def _parse_cpus(value: object) -> object:
+    """Read a CPU list; one CPU alone comes from YAML as a number."""
+    return cpus.parse(str(value)) if isinstance(value, str | int) else value
+
+
 CpuList = Annotated[
     tuple[int, ...],
-    BeforeValidator(lambda value: cpus.parse(str(value)) if isinstance(value, str | int) else value),
+    BeforeValidator(_parse_cpus),
     PlainSerializer(cpus.format, when_used="json"),
     Field(min_length=1),
 ]
 """CPU numbers, ascending; written as a CPU list: `2-3,6-7`."""
 
 
-class Config(BaseModel):
+class Config(BaseModel, frozen=True, extra="forbid", strict=True):
     """The content of allocator.yaml. A field's title completes the sentence "must be …"."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     memory_mib: int = Field(
         ge=1,
@@ -118,7 +121,10 @@ class ConfigInvalid(AllocatorError):
 def load(data: bytes, path: str) -> tuple[Config, Source]:
     """Return the configuration in these bytes, and its source to tell later problems at their place.
 
-    `path` is only named in messages. Raises ConfigInvalid with every problem of the file.
+    The path is only named in messages.
+
+    Raises:
+        ConfigInvalid: the file is refused; carries every problem of it.
     """
     source, problems = yamltext.read(data, path)
     try:
@@ -132,7 +138,7 @@ def load(data: bytes, path: str) -> tuple[Config, Source]:
 
 
 def _is_sure(detail: ErrorDetails, source: Source) -> bool:
-    """A key is missing only from a file that was read to its end."""
+    """Whether the error stands: a key can be missing only from a file that was read to its end."""
     return source.complete or detail["type"] != "missing"
 
 
@@ -146,20 +152,20 @@ def _problem(detail: ErrorDetails, source: Source) -> ConfigProblem:
 
 def _refused(key: str, detail: ErrorDetails, source: Source) -> str:
     """Say what a known key wanted and got."""
-    wanted = f"must be {Config.model_fields[key].title}"
+    wanted = Config.model_fields[key].title
     context = detail.get("ctx", {})
     match detail["type"]:
         case "missing" if key == "cpu_count":
-            return f"missing, and cpu_pool too; one of them {wanted}"
+            return "missing, and cpu_pool too; wanted one of the two"
         case "missing":
-            return f"missing; {wanted}"
+            return f"missing; wanted {wanted}"
         case "value_error":
             return str(context["error"])
         case "greater_than_equal":
-            wanted += f", at least {context['ge']}"
+            wanted = f"{wanted}, at least {context['ge']}"
         case "less_than_equal":
-            wanted += f", at most {context['le']}"
-    return f"{wanted}, got {source.entries[key].got}"
+            wanted = f"{wanted}, at most {context['le']}"
+    return f"must be {wanted}, got {source.entries[key].got}"
 
 
 def _unknown(key: str) -> str:

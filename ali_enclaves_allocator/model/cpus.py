@@ -9,19 +9,20 @@ import re
 from collections.abc import Iterable, Iterator
 
 MAX_CPUS = 8192
-"""More CPUs than this no kernel can be built for (CONFIG_NR_CPUS), so a longer list is a mistake."""
+"""No kernel can be built for more (CONFIG_NR_CPUS), so a higher number is a mistake."""
 
 _NUMBER = "(0|[1-9][0-9]*)"
 _REGION = re.compile(rf"{_NUMBER}(?:-{_NUMBER}(?::{_NUMBER}/{_NUMBER})?)?")
 
 
 def parse(text: str) -> tuple[int, ...]:
-    """Return the CPU numbers in `text`, ascending and each once; an empty list is fine.
+    """Return the CPU numbers in `text`, ascending and each once; the list may be empty.
 
-    Raises ValueError with a sentence for the user.
+    Raises:
+        ValueError: the text is no such list; carries a sentence for the user.
     """
     regions = text.replace(",", " ").split()
-    return tuple(sorted({cpu for region in regions for cpu in _region(region)}))
+    return tuple(sorted(set[int]().union(*map(_region, regions))))
 
 
 def format(cpus: Iterable[int]) -> str:
@@ -29,22 +30,24 @@ def format(cpus: Iterable[int]) -> str:
     return ",".join(f"{first}-{last}" if first < last else f"{first}" for first, last in _runs(cpus))
 
 
-def _region(region: str) -> Iterator[int]:
+def _region(region: str) -> Iterable[int]:
     match = _REGION.fullmatch(region)
     if not match:
         raise ValueError(f'"{region:.40}" is not a CPU number or range; wanted a list such as 2-3,6-7')
     first, last = _bounded(match[1]), _bounded(match[2] or match[1])
-    used, group = _bounded(match[3] or "1"), _bounded(match[4] or "1")
     if first > last:
         raise ValueError(f'"{region}" runs backwards; did you mean {last}-{first}?')
-    if group == 0 or used > group:
-        raise ValueError(f'"{region}" takes {used} of every {group} CPUs; wanted at most all of at least one')
+    if not match[3]:
+        return range(first, last + 1)
+    used, group = _bounded(match[3]), _bounded(match[4])
+    if not used <= group > 0:
+        raise ValueError(f'"{region}" takes {used} of every {group} CPUs; wanted a part of at least one')
     return (cpu for cpu in range(first, last + 1) if (cpu - first) % group < used)
 
 
 def _bounded(number: str) -> int:
     if len(number) > len(str(MAX_CPUS)) or int(number) >= MAX_CPUS:
-        raise ValueError(f"{number:.20} is too high; the highest CPU number of any kernel is {MAX_CPUS - 1}")
+        raise ValueError(f"{number:.20} is too high; the highest CPU of any kernel is {MAX_CPUS - 1}")
     return int(number)
 
 

@@ -8,8 +8,8 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-CARET_COLUMNS = 100
-"""A longer line is cut around the caret."""
+MAX_SHOWN = 100
+"""Characters of a source line that are shown; a longer one is cut around the caret."""
 
 
 class Position(NamedTuple):
@@ -20,7 +20,7 @@ class Position(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One key of the file with its value, where both stand, and the value in words for messages."""
+    """One key of the file with its value, where both stand, and the value in words (`got`) for messages."""
 
     key: str
     key_at: Position
@@ -69,8 +69,8 @@ class Source:
         if at is None:
             return ConfigProblem(path, 1, 1, key, message, "", 0)
         line, caret = self.lines[at.line - 1], at.column - 1
-        first = max(0, caret - CARET_COLUMNS // 2)
-        last = first + CARET_COLUMNS
+        first = max(0, caret - MAX_SHOWN // 2)
+        last = first + MAX_SHOWN
         before = "…" * (first > 0) + printable(line[first:caret])
         after = printable(line[caret:last]) + "…" * (len(line) > last)
         return ConfigProblem(path, *at, key, message, before + after, len(before))

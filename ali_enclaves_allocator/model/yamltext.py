@@ -1,12 +1,13 @@
 """YAML text to plain values that remember where they stood.
 
-Only what a settings file needs is taken: one mapping of words to plain values. PyYAML finds the words; what
-they mean is decided here, because YAML 1.1 reads 012 as ten, 1:30 as ninety and `on` as true. Decimal digits
-are a whole number, everything else is a string, and `got` says in words what the user wrote.
+Only what a settings file needs is taken: one mapping of words to words. PyYAML finds the words; what they mean
+is decided here, because YAML 1.1 reads 012 as ten, 1:30 as ninety and `on` as true. Plain decimal digits are a
+whole number, every other word is a string, and whatever is no word is `UNUSABLE`.
 """
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
 
 import yaml
@@ -17,44 +18,38 @@ MAX_BYTES = 64 * 1024
 """A larger file is refused: it is not a settings file."""
 
 MAX_DEPTH = 8
-"""Nested values are refused one by one down to this depth; below it reading ends."""
+"""Reading ends at a value nested deeper than this; PyYAML takes quadratic time for such text."""
 
 UNUSABLE: Final = object()
-"""The value of a key that was given something other than one word: nested, tagged, anchored or an alias."""
+"""The value of a key that was given no single word: nested, tagged, anchored, an alias, or control characters."""
 
-_DECIMAL = re.compile("-?(0|[1-9][0-9]{0,17})")
+_STRAY = re.compile(r"[^\t\n\r -~\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]|\r(?!\n)")
+"""A character that no text file holds: control characters, line ends other than LF and CRLF, bad bytes."""
 
-_NOT_TEXT = re.compile(
-    r"[^\t\n\r -~\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]|\r(?!\n)"
-)
+_DECIMAL = "-?(0|[1-9][0-9]{0,17})"
 
-_LOOKS = tuple(
-    (re.compile(pattern, re.ASCII | re.IGNORECASE), phrase)
-    for pattern, phrase in (
-        ("|~|null", "nothing"),
-        ("yes|no|on|off|true|false|y|n", "the boolean {}"),
-        ("-?[1-9][0-9]{18,}", "{}, a number of more than 18 digits"),
-        (r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+", "{}, a base-60 number in YAML"),
-        (r"[-+]?0x[0-9a-f_]+", "{}, a hexadecimal number"),
-        (r"[-+]?0o?[0-9_]+", "{}, an octal number in YAML"),
-        (r"[-+]?0b[01_]+", "{}, a binary number"),
-        (r"[-+]?[0-9]+_[0-9_]*", "{}, a number with underscores"),
-        (r"\+[0-9]+", "{}, a number with a plus sign"),
-        (
-            r"[-+]?[0-9][0-9_]*\.?[0-9_]*(e[-+]?[0-9]+)?|[-+]?\.([0-9_]+|inf|nan)",
-            "{}, a floating point number",
-        ),
-    )
-)
+_LOOKS = {
+    "|~|null": "nothing",
+    "yes|no|on|off|true|false|y|n": "the boolean {}",
+    "-?[1-9][0-9]{18,}": "{}, a number of more than 18 digits",
+    "[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+": "{}, a base-60 number in YAML",
+    "[-+]?0x[0-9a-f_]+": "{}, a hexadecimal number",
+    "[-+]?0b[01_]+": "{}, a binary number",
+    "[-+]?0o?[0-9_]+": "{}, which a leading zero makes octal in YAML",
+    "[-+]?[0-9]+_[0-9_]*": "{}, a number with underscores",
+    r"\+[0-9]+": "{}, a number with a plus sign",
+    r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?(e[-+]?[0-9]+)?": "{}, a floating point number",
+    r"[-+]?\.([0-9_]+|inf|nan)": "{}, a floating point number",
+}
 """How a plain word that is no decimal number looks, and what a message calls it."""
 
-_LINES = 'wanted lines of "key: value", indented alike'
+_LINES = 'wanted lines of "key: value"'
 
 _SYNTAX = (
     (r"found character '\t'", "a tab cannot stand here; use spaces"),
-    ("mapping values are not allowed", f'this ":" makes no sense; {_LINES}'),
-    ("expected <block end>", f"this makes no sense here; {_LINES}"),
-    ("expected '<document start>'", f"this makes no sense here; {_LINES}"),
+    ("mapping values are not allowed", f'unexpected ":"; {_LINES}, indented alike'),
+    ("expected <block end>", f"unexpected text; {_LINES}, indented alike"),
+    ("expected '<document start>'", f"unexpected text; {_LINES}, indented alike"),
 )
 """What PyYAML says, and what we say instead at the same place."""
 
@@ -66,13 +61,12 @@ _UNFINISHED = (
 """The same, told where the unfinished thing began."""
 
 
+@dataclass
 class _Unreadable(Exception):
-    """Reading ended here; what follows cannot be understood. Without a place it is about the whole file."""
+    """Reading ended here: what follows cannot be understood. Without a place it is about the whole file."""
 
-    def __init__(self, at: Position | None, message: str) -> None:
-        super().__init__(message)
-        self.at = at
-        self.message = message
+    at: Position | None
+    message: str
 
 
 def read(data: bytes, path: str) -> tuple[Source, list[ConfigProblem]]:
@@ -86,7 +80,7 @@ def read(data: bytes, path: str) -> tuple[Source, list[ConfigProblem]]:
         for entry in _entries(text):
             first = source.entries.setdefault(entry.key, entry)
             if first is not entry:
-                message = f"given twice, first in line {first.key_at.line}; keep one"
+                message = f"given again, first in line {first.key_at.line}; keep one"
                 problems.append(source.problem_at(entry.key_at, entry.key, message))
         source.complete = True
     except _Unreadable as end:
@@ -96,7 +90,7 @@ def read(data: bytes, path: str) -> tuple[Source, list[ConfigProblem]]:
 
 def _entries(text: str) -> Iterator[Entry]:
     """Yield each key with its value, in the order of the file, to its end or until `_Unreadable`."""
-    if stray := _NOT_TEXT.search(text):
+    if stray := _STRAY.search(text):
         raise _Unreadable(_position_of(text, stray.start()), _name_stray(stray[0]))
     loader = yaml.SafeLoader(text)
     try:
@@ -104,7 +98,7 @@ def _entries(text: str) -> Iterator[Entry]:
     except yaml.MarkedYAMLError as error:
         raise _in_our_voice(error) from error
     except (ValueError, OverflowError) as error:
-        message = "not valid YAML: this number is too high"
+        message = "not valid YAML: a number is out of range"
         raise _Unreadable(_position(loader.get_mark()), message) from error
 
 
@@ -118,15 +112,15 @@ def _events(loader: yaml.SafeLoader) -> Iterator[yaml.Event]:
 
 def _document(events: Iterator[yaml.Event]) -> Iterator[Entry]:
     """Yield the entries of the one document, which is one mapping."""
-    next(events)
+    next(events)  # the start of the stream
     if isinstance(next(events), yaml.StreamEndEvent):
-        raise _Unreadable(None, 'the file is empty; wanted lines of "key: value"')
+        raise _Unreadable(None, f"the file is empty; {_LINES}")
     top = next(events)
     if not isinstance(top, yaml.MappingStartEvent) or top.anchor or top.tag:
-        raise _Unreadable(_start(top), f'wanted lines of "key: value", got {_got(top)}')
+        raise _Unreadable(_start(top), f"{_LINES}, got {_got(top)}")
     nodes = _nodes(events)
-    yield from map(_entry, nodes, nodes)
-    next(events)
+    yield from map(_entry, nodes, nodes)  # keys and values take turns
+    next(events)  # the end of the document
     if isinstance(second := next(events), yaml.DocumentStartEvent):
         raise _Unreadable(_start(second), "a second document starts here; wanted one")
 
@@ -151,19 +145,14 @@ def _entry(key: yaml.Event, value: yaml.Event) -> Entry:
 
 
 def _is_word(event: yaml.Event) -> TypeGuard[yaml.ScalarEvent]:
-    return (
-        isinstance(event, yaml.ScalarEvent)
-        and not event.anchor
-        and not event.tag
-        and event.value.isprintable()
-    )
+    return isinstance(event, yaml.ScalarEvent) and not event.anchor and not event.tag and event.value.isprintable()
 
 
 def _meaning(event: yaml.Event) -> object:
     """Return the value itself: an int for plain decimal digits, a str for any other word."""
     if not _is_word(event):
         return UNUSABLE
-    return int(event.value) if event.implicit[0] and _DECIMAL.fullmatch(event.value) else event.value
+    return event.value if event.style or not re.fullmatch(_DECIMAL, event.value) else int(event.value)
 
 
 def _got(event: yaml.Event) -> str:
@@ -177,20 +166,22 @@ def _got(event: yaml.Event) -> str:
             return f"a value with the tag {shortened(tag.replace('tag:yaml.org,2002:', '!!'))}"
         case yaml.SequenceStartEvent():
             return "a list"
-        case yaml.ScalarEvent(value=word, implicit=(is_plain, _)):
-            return _got_word(word, is_plain)
+        case yaml.ScalarEvent():
+            return _got_word(event)
     return "nested keys"
 
 
-def _got_word(word: str, is_plain: bool) -> str:
-    if _DECIMAL.fullmatch(word):
-        return word if is_plain else f'the string "{word}"; write it without quotes'
-    looks = (phrase for pattern, phrase in _LOOKS if is_plain and pattern.fullmatch(word))
-    return next(looks, 'the string "{}"').format(shortened(word))
+def _got_word(event: yaml.ScalarEvent) -> str:
+    word = shortened(event.value)
+    if event.style:
+        return "a block of text" if event.style in "|>" else f'the quoted string "{word}"'
+    if re.fullmatch(_DECIMAL, event.value):
+        return word
+    looks = (name for form, name in _LOOKS.items() if re.fullmatch(form, event.value, re.ASCII | re.IGNORECASE))
+    return next(looks, 'the string "{}"').format(word)
 
 
 def _name_stray(char: str) -> str:
-    """Name a character that no text file holds."""
     if "\udc80" <= char <= "\udcff":
         return f"byte 0x{ord(char) - 0xDC00:02x} is not UTF-8"
     return f"control character U+{ord(char):04X} is not allowed"

@@ -1,0 +1,567 @@
+"""allocator.yaml: what is taken, and what is refused in which words."""
+
+import re
+import time
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from ali_enclaves_allocator.model import cpus, yamltext
+from ali_enclaves_allocator.model.config import MAX_MEMORY_MIB, MAX_PROBLEMS, Config, ConfigInvalid, load
+
+SHIPPED = Path(__file__).parents[2] / "etc/ali-enclaves/allocator.yaml"
+DOCUMENTED = Config(memory_mib=1024, cpu_count=2)
+
+
+def read(text: str | bytes) -> Config:
+    return load(text.encode() if isinstance(text, str) else text, "allocator.yaml")[0]
+
+
+def refusal(text: str | bytes) -> str:
+    with pytest.raises(ConfigInvalid) as caught:
+        read(text)
+    assert caught.value.exit_code == 78
+    return caught.value.what()
+
+
+def test_shipped_file() -> None:
+    assert read(SHIPPED.read_bytes()) == DOCUMENTED
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "memory_mib: 1024\ncpu_count: 2\n",
+        "cpu_count: 2\nmemory_mib: 1024",
+        "memory_mib: 1024\r\ncpu_count: 2\r\n",
+        "\ufeffmemory_mib: 1024\ncpu_count: 2\n",
+        "---\nmemory_mib: 1024\ncpu_count: 2\n",
+        "%YAML 1.1\n---\nmemory_mib: 1024\ncpu_count: 2\n...\n",
+        "memory_mib: 1024\ncpu_count: 2\n...\n# the end\n",
+        "\n\n# Größe\nmemory_mib: 1024   # MiB\n\n  # indented\ncpu_count:    2 \n\n",
+        "  memory_mib: 1024\n  cpu_count: 2\n",
+        "memory_mib:\n  1024\ncpu_count:\n  2\n",
+        "'memory_mib': 1024\n\"cpu_count\": 2\n",
+        '{"memory_mib": 1024, "cpu_count": 2}',
+        "# a tab\tin a comment\nmemory_mib: 1024\ncpu_count: 2\n",
+    ],
+)
+def test_layouts(text: str) -> None:
+    assert read(text) == DOCUMENTED
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("cpu_pool: 2-3,6-7", (2, 3, 6, 7)),
+        ('cpu_pool: "2-3, 6-7"', (2, 3, 6, 7)),
+        ("cpu_pool: 2-3,\n  6-7", (2, 3, 6, 7)),
+        ("cpu_pool: 3", (3,)),
+        ("cpu_pool: '3'", (3,)),
+        ("cpu_pool: 0-7:2/4", (0, 1, 4, 5)),
+    ],
+)
+def test_cpu_pool(line: str, expected: tuple[int, ...]) -> None:
+    config = read(f"memory_mib: 1\n{line}\n")
+    assert (config.cpu_pool, config.cpu_count) == (expected, None)
+
+
+def test_every_key() -> None:
+    text = "memory_mib: 4096\ncpu_count: 4\nhugepage_size: 1G\nmax_enclaves: 2\nhost_memory_mib: 2048\n"
+    assert read(text) == Config(memory_mib=4096, cpu_count=4, hugepage_size="1G", max_enclaves=2, host_memory_mib=2048)
+
+
+@pytest.mark.parametrize(
+    ("value", "got"),
+    [
+        ("1G", 'the string "1G"'),
+        ("1024 MiB", 'the string "1024 MiB"'),
+        ("1,024", 'the string "1,024"'),
+        ("１０", 'the string "１０"'),
+        ('"1024"', 'the quoted string "1024"'),
+        ("'1024'", 'the quoted string "1024"'),
+        ('"\\e[31m"', 'the quoted string "\\x1b[31m"'),
+        ("x" * 50, f'the string "{"x" * 40}…"'),
+        ("|\n  1024", "a block of text"),
+        ("1e3", "1e3, a floating point number"),
+        ("1024.0", "1024.0, a floating point number"),
+        (".5", ".5, a floating point number"),
+        (".inf", ".inf, a floating point number"),
+        ("012", "012, which a leading zero makes octal in YAML"),
+        ("08", "08, which a leading zero makes octal in YAML"),
+        ("0o17", "0o17, which a leading zero makes octal in YAML"),
+        ("0x10", "0x10, a hexadecimal number"),
+        ("0b11", "0b11, a binary number"),
+        ("1_000", "1_000, a number with underscores"),
+        ("+5", "+5, a number with a plus sign"),
+        ("1:30", "1:30, a base-60 number in YAML"),
+        ("yes", "the boolean yes"),
+        ("On", "the boolean On"),
+        ("false", "the boolean false"),
+        ("~", "nothing"),
+        ("null", "nothing"),
+        ("''", 'the quoted string ""'),
+        ("9999999999999999999", "9999999999999999999, a number of more than 18 digits"),
+        ("9" * 5000, f"{'9' * 40}…, a number of more than 18 digits"),
+        ("2026-01-01", 'the string "2026-01-01"'),
+        ("[1024]", "a list"),
+        ("{mib: 1024}", "nested keys"),
+        ("*size", "the alias *size"),
+        ("&size 1024", "a value with the anchor &size"),
+        ('!!int "3"', "a value with the tag !!int"),
+        ("! 3", "a value with the tag !"),
+        ("!!python/object/apply:os.system [ls]", "a value with the tag !!python/object/apply:os.system"),
+    ],
+)
+def test_no_whole_number(value: str, got: str) -> None:
+    told = refusal(f"cpu_count: 2\nmemory_mib: {value}\n").splitlines()[0]
+    assert told == f"allocator.yaml:2:13: memory_mib: must be a whole number of MiB, got {got}"
+
+
+KEYS = "memory_mib, cpu_pool, cpu_count, hugepage_size, max_enclaves, host_memory_mib"
+
+REFUSED = """
+cpu_count: two
+memory_mib: 1024
+---
+allocator.yaml:1:12: cpu_count: must be a whole number of CPUs, got the string "two"
+    cpu_count: two
+               ^
+===
+memory_mib: 1G
+cpu_cout: 2
+max_enclaves: 0
+hugepage_size: 4K
+host_memory_mib: 63
+cpu_count: 2
+frobnicate: 1
+memory_mib: 2048
+---
+allocator.yaml:1:13: memory_mib: must be a whole number of MiB, got the string "1G"
+    memory_mib: 1G
+                ^
+allocator.yaml:2:1: cpu_cout: unknown key; did you mean cpu_count?
+    cpu_cout: 2
+    ^
+allocator.yaml:3:15: max_enclaves: must be a whole number of enclaves, at least 1, got 0
+    max_enclaves: 0
+                  ^
+allocator.yaml:4:16: hugepage_size: must be 2M or 1G, got the string "4K"
+    hugepage_size: 4K
+                   ^
+allocator.yaml:5:18: host_memory_mib: must be a whole number of MiB, at least 64, got 63
+    host_memory_mib: 63
+                     ^
+allocator.yaml:7:1: frobnicate: unknown key; known are KEYS
+    frobnicate: 1
+    ^
+allocator.yaml:8:1: memory_mib: given again, first in line 1; keep one
+    memory_mib: 2048
+    ^
+===
+memory_mib: -1
+cpu_count: 8193
+---
+allocator.yaml:1:13: memory_mib: must be a whole number of MiB, at least 1, got -1
+    memory_mib: -1
+                ^
+allocator.yaml:2:12: cpu_count: must be a whole number of CPUs, at most 8192, got 8193
+    cpu_count: 8193
+               ^
+===
+memory_mib: 4294967297
+cpu_count: 2
+---
+allocator.yaml:1:13: memory_mib: must be a whole number of MiB, at most 4294967296, got 4294967297
+    memory_mib: 4294967297
+                ^
+===
+memory_mib:
+cpu_count: # two
+---
+allocator.yaml:1:12: memory_mib: must be a whole number of MiB, got nothing
+    memory_mib:
+               ^
+allocator.yaml:2:11: cpu_count: must be a whole number of CPUs, got nothing
+    cpu_count: # two
+              ^
+===
+max_enclaves: 2
+---
+allocator.yaml:1:1: memory_mib: missing; wanted a whole number of MiB
+allocator.yaml:1:1: cpu_count: missing, and cpu_pool too; wanted one of the two
+===
+memory_mib: 1024
+cpu_count: 2
+cpu_pool: 2-3
+---
+allocator.yaml:2:12: cpu_count: excludes cpu_pool; keep one of the two
+    cpu_count: 2
+               ^
+===
+memory_mib: one
+cpu_pool: 3-2
+cpu_count: two
+---
+allocator.yaml:1:13: memory_mib: must be a whole number of MiB, got the string "one"
+    memory_mib: one
+                ^
+allocator.yaml:2:11: cpu_pool: "3-2" runs backwards; did you mean 2-3?
+    cpu_pool: 3-2
+              ^
+allocator.yaml:3:12: cpu_count: excludes cpu_pool; keep one of the two
+    cpu_count: two
+               ^
+===
+memory_mib: 1024
+cpu_pool: ""
+---
+allocator.yaml:2:11: cpu_pool: must be a CPU list such as 2-3,6-7, got the quoted string ""
+    cpu_pool: ""
+              ^
+===
+memory_mib: 1024
+cpu_pool: [2, 3]
+---
+allocator.yaml:2:11: cpu_pool: must be a CPU list such as 2-3,6-7, got a list
+    cpu_pool: [2, 3]
+              ^
+===
+memory_mib: 1024
+cpu_pool: 012
+---
+allocator.yaml:2:11: cpu_pool: "012" is not a CPU number or range; wanted a list such as 2-3,6-7
+    cpu_pool: 012
+              ^
+===
+memory_mib: 1024
+cpu_pool: 0-4000000000
+---
+allocator.yaml:2:11: cpu_pool: 4000000000 is too high; the highest CPU of any kernel is 8191
+    cpu_pool: 0-4000000000
+              ^
+===
+memory_mib: 1024
+cpu_count:
+  of_the_pool: 2
+max_enclaves: none
+---
+allocator.yaml:3:3: cpu_count: must be a whole number of CPUs, got nested keys
+      of_the_pool: 2
+      ^
+allocator.yaml:4:15: max_enclaves: must be a whole number of enclaves, got the string "none"
+    max_enclaves: none
+                  ^
+===
+size: &size 1024
+<<: *size
+memory_mib: 1024
+cpu_count: 2
+---
+allocator.yaml:1:1: size: unknown key; known are KEYS
+    size: &size 1024
+    ^
+allocator.yaml:2:1: <<: merge keys are not taken; write each key out
+    <<: *size
+    ^
+===
+# only a comment
+---
+allocator.yaml:1:1: the file is empty; wanted lines of "key: value"
+===
+- memory_mib: 1024
+---
+allocator.yaml:1:1: wanted lines of "key: value", got a list
+    - memory_mib: 1024
+    ^
+===
+memory_mib:1024
+cpu_count:2
+---
+allocator.yaml:1:1: wanted lines of "key: value", got the string "memory_mib:1024 cpu_count:2"
+    memory_mib:1024
+    ^
+===
+max_enclaves: 0
+memory_mib: 1024
+cpu_count:2
+---
+allocator.yaml:1:15: max_enclaves: must be a whole number of enclaves, at least 1, got 0
+    max_enclaves: 0
+                  ^
+allocator.yaml:3:1: there is no ": " after this; wanted "key: value"
+    cpu_count:2
+    ^
+===
+memory_mib: 1024
+  cpu_count: 2
+---
+allocator.yaml:2:12: unexpected ":"; wanted lines of "key: value", indented alike
+      cpu_count: 2
+               ^
+===
+  memory_mib: 1024
+cpu_count: 2
+---
+allocator.yaml:2:1: unexpected text; wanted lines of "key: value", indented alike
+    cpu_count: 2
+    ^
+===
+memory_mib: "1024" MiB
+---
+allocator.yaml:1:20: unexpected text; wanted lines of "key: value", indented alike
+    memory_mib: "1024" MiB
+                       ^
+===
+memory_mib: 'x
+cpu_count: 2
+---
+allocator.yaml:1:13: this quote is never closed
+    memory_mib: 'x
+                ^
+===
+{memory_mib: 1024,
+ cpu_count: 2
+---
+allocator.yaml:1:1: this bracket is never closed
+    {memory_mib: 1024,
+    ^
+===
+memory_mib: @1024
+---
+allocator.yaml:1:13: not valid YAML: found character '@' that cannot start any token
+    memory_mib: @1024
+                ^
+===
+memory_mib: "\\UFFFFFFFF"
+---
+allocator.yaml:1:16: not valid YAML: a number is out of range
+    memory_mib: "\\UFFFFFFFF"
+                   ^
+===
+!!map
+memory_mib: 1024
+---
+allocator.yaml:1:1: wanted lines of "key: value", got a value with the tag !!map
+    !!map
+    ^
+===
+&key memory_mib: 1024
+---
+allocator.yaml:1:1: a key must be one word, got a value with the anchor &key
+    &key memory_mib: 1024
+    ^
+===
+? [memory_mib]
+: 1024
+---
+allocator.yaml:1:3: a key must be one word, got a list
+    ? [memory_mib]
+      ^
+"""
+
+
+@pytest.mark.parametrize("case", REFUSED.strip("\n").split("\n===\n"))
+def test_refused(case: str) -> None:
+    text, told = case.split("\n---\n")
+    assert refusal(text + "\n") == told.replace("KEYS", KEYS)
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"", '1:1: the file is empty; wanted lines of "key: value"'),
+        (b"---\n", '2:1: wanted lines of "key: value", got nothing'),
+        (
+            b"cpu_count: 2\n---\nmemory_mib: 1\n",
+            "2:1: a second document starts here; wanted one\n    ---\n    ^",
+        ),
+        (
+            b"cpu_count:\t2\n",
+            "1:11: a tab cannot stand here; use spaces\n    cpu_count:\\t2\n              ^",
+        ),
+        (b"\tcpu_count: 2\n", "1:1: a tab cannot stand here; use spaces\n    \\tcpu_count: 2\n    ^"),
+        (b"# \xc3\xa4\n# \xc3\xa4\xff\n", "2:4: byte 0xff is not UTF-8\n    # ä\\udcff\n       ^"),
+        (b"\xff\xfem\0", "1:1: byte 0xff is not UTF-8\n    \\udcff\\udcfem\\x00\n    ^"),
+        (b"a: 1\n\0", "2:1: control character U+0000 is not allowed\n    \\x00\n    ^"),
+        (b"\x1b[31m: 1\n", "1:1: control character U+001B is not allowed\n    \\x1b[31m: 1\n    ^"),
+        (b"a: 1\rb: 2\r", "1:5: control character U+000D is not allowed\n    a: 1\\rb: 2\n        ^"),
+        (b"a: 1\xe2\x80\xa8", "1:5: control character U+2028 is not allowed\n    a: 1\\u2028\n        ^"),
+        (b"#" * 65537, "1:1: the file is too large; wanted at most 64 KiB"),
+    ],
+)
+def test_no_yaml(data: bytes, told: str) -> None:
+    assert refusal(data) == f"allocator.yaml:{told}"
+
+
+def test_crlf_and_byte_order_mark_keep_the_columns() -> None:
+    told = refusal(b"\xef\xbb\xbfcpu_count: x\r\nmemory_mib: y\r\n")
+    assert "allocator.yaml:1:12: cpu_count" in told
+    assert "allocator.yaml:2:13: memory_mib" in told
+    assert "\n    cpu_count: x\n               ^\n" in told
+
+
+def test_long_line_is_cut_around_the_caret() -> None:
+    told = refusal(f"{{memory_mib: 1,{' ' * 300}cpu_count: two,{' ' * 300}max_enclaves: 1}}")
+    head, line, caret = told.splitlines()
+    assert head.startswith("allocator.yaml:1:327: cpu_count: ")
+    assert line.startswith("    … ")
+    assert line.endswith(" …")
+    assert len(line) < 120
+    assert line[caret.index("^") :].startswith("two,")
+
+
+def test_many_problems_are_counted() -> None:
+    told = refusal("".join(f"key{number}: 1\n" for number in range(100)))
+    assert told.count("\n    ^") + 2 == MAX_PROBLEMS  # two more: the missing keys
+    assert told.endswith("allocator.yaml: and 82 more problems")
+
+
+def test_error_ends_with_the_outcome() -> None:
+    with pytest.raises(ConfigInvalid) as caught:
+        read("")
+    assert str(caught.value).endswith("\nnothing was changed")
+    assert caught.value.parameters()["problems"][0]["line"] == 1
+
+
+def test_later_problem_at_its_place() -> None:
+    _, source = load(b"memory_mib: 1024\ncpu_count: 3\n", "allocator.yaml")
+    told = """\
+        allocator.yaml:2:12: cpu_count: must be whole cores, got 3; the nearest are 2 and 4
+            cpu_count: 3
+                       ^"""
+    assert str(source.problem("cpu_count", "must be whole cores, got 3; the nearest are 2 and 4")) == dedent(told)
+    assert str(source.problem("host_memory_mib", "too much")) == "allocator.yaml:1:1: host_memory_mib: too much"
+
+
+def test_config_in_python() -> None:
+    config = Config(memory_mib=1, cpu_pool=(2, 3))
+    assert Config.model_validate_json(config.model_dump_json()) == config
+    assert '"cpu_pool":"2-3"' in config.model_dump_json()
+    with pytest.raises(ValidationError):
+        config.memory_mib = 2  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 30000,
+        "[" * 30000 + "]" * 30000,
+        "{" * 30000,
+        "[\n" * 30000,
+        "- " * 30000,
+        "? " * 30000,
+        "a: " + "[" * 30000,
+        "&a " * 20000,
+        "a: [" + "1," * 30000,
+        "{" + "a: 1, " * 10000,
+        "".join(f"cpu_count{number}: 1\n" for number in range(3500)),
+        "".join("  " * depth + "a:\n" for depth in range(250)),
+        "cpu_count: " + "0_" * 30000 + "x",
+        "cpu_count: " + "1:0" * 20000 + "x",
+        "cpu_pool: " + "0-8191," * 9000,
+    ],
+    ids=lambda text: text[:12].encode("unicode_escape").decode(),
+)
+def test_hostile_text_is_refused_soon(text: str) -> None:
+    began = time.process_time()
+    told = refusal(text)
+    assert time.process_time() - began < 20
+    assert len(told) < 10_000
+
+
+CONFIGS = st.builds(
+    lambda cores, **rest: Config(**cores, **rest),
+    st.one_of(
+        st.builds(lambda count: {"cpu_count": count}, st.integers(1, cpus.MAX_CPUS)),
+        st.builds(lambda pool: {"cpu_pool": tuple(sorted(pool))}, st.sets(st.integers(0, 300), min_size=1)),
+    ),
+    memory_mib=st.integers(1, MAX_MEMORY_MIB),
+    hugepage_size=st.sampled_from(["2M", "1G"]),
+    max_enclaves=st.integers(1, cpus.MAX_CPUS),
+    host_memory_mib=st.integers(64, MAX_MEMORY_MIB),
+)
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> tuple[Config, bytes]:
+    """Draw a configuration and one of the many ways to write it down."""
+    config = draw(CONFIGS)
+    values = config.model_dump(mode="json", exclude_none=True)
+    written = []
+    for key in draw(st.permutations(list(values))):
+        word = str(values[key])
+        if isinstance(values[key], str):
+            word = draw(st.sampled_from([word, f"'{word}'", f'"{word}"']))
+        space = " " * draw(st.integers(1, 4))
+        written.append(draw(st.sampled_from(["", "\n", "# a comment: x\n", "   # [\n"])))
+        written.append(f"{key}:{space}{word}{draw(st.sampled_from(['', ' ', ' # why: because']))}\n")
+    text = draw(st.sampled_from(["", "---\n", "%YAML 1.1\n--- # start\n"])) + "".join(written)
+    text += draw(st.sampled_from(["", "\n\n", "...\n"]))
+    text = text.rstrip("\n") if draw(st.booleans()) else text
+    text = text.replace("\n", draw(st.sampled_from(["\n", "\r\n"])))
+    return config, text.encode(draw(st.sampled_from(["utf-8", "utf-8-sig"])))
+
+
+@given(layouts())
+def test_every_layout_reads_alike(drawn: tuple[Config, bytes]) -> None:
+    config, text = drawn
+    assert read(text) == config
+
+
+@given(CONFIGS, st.sampled_from([True, False]))
+def test_what_yaml_dumps_is_read(config: Config, flow: bool) -> None:
+    values = config.model_dump(mode="json", exclude_none=True)
+    assert read(yaml.safe_dump(values, default_flow_style=flow, width=1 << 16)) == config
+
+
+KEY_WORDS = tuple(Config.model_fields)
+VALUE_WORDS = ("1024", "2", "2M", "1G", "2-3", "012", "1:30", "~", "yes", "ä", "💥")
+MARKS = (*"&*!|>-?:,[]{}#'\"%@`=\\", "!!", "<<", "---", "...", "%YAML", "&a", "*a", "!!int", '"\\ud800"')
+SPACES = (" ", ": ", "\n", "\n", "\n ", "\r\n", "\r", "\t", "\0", "\x85", "\ufeff", "\u2028")
+FRAGMENTS = st.sampled_from((*KEY_WORDS, *VALUE_WORDS, *MARKS, *SPACES))
+
+
+def spoiled(layout: tuple[Config, bytes], at: int, lost: int, added: list[str]) -> bytes:
+    _, text = layout
+    return text[:at] + "".join(added).encode() + text[at + lost :]
+
+
+TEXTS = st.one_of(
+    st.binary(max_size=200),
+    st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")),
+    st.lists(FRAGMENTS, max_size=30).map(lambda words: "".join(words).encode()),
+    st.builds(spoiled, layouts(), st.integers(0, 200), st.integers(0, 3), st.lists(FRAGMENTS, max_size=3)),
+)
+
+
+@given(TEXTS)
+@example(b'"\\ud800": 1\nhugepage_size: "\\ud800"\n')
+@example(b"%YAML " + b"1" * 5000 + b".1\n---\na: 1")
+@example(b"\xef\xbb\xbf\xef\xbb\xbf")
+def test_any_bytes_are_a_config_or_problems_in_the_file(data: bytes) -> None:
+    try:
+        config = read(data)
+    except ConfigInvalid as error:
+        lines = data.decode("utf-8-sig", "surrogateescape").split("\n")
+        assert error.problems
+        for problem in error.problems:
+            assert 1 <= problem.line <= len(lines)
+            assert 1 <= problem.column <= len(lines[problem.line - 1]) + 1
+            assert 0 <= problem.caret <= len(problem.source_line)
+        assert re.fullmatch(r"[^\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]*", str(error))
+        str(error).encode()
+    else:
+        said = yaml.safe_load(data.decode("utf-8-sig"))
+        pool = said.pop("cpu_pool", None)
+        assert config == Config(**said, cpu_pool=pool if pool is None else cpus.parse(str(pool)))
+
+
+def test_limit_is_inclusive() -> None:
+    text = b"memory_mib: 1024\ncpu_count: 2\n#"
+    assert read(text.ljust(yamltext.MAX_BYTES, b"#")) == DOCUMENTED
