@@ -8,6 +8,7 @@ from typing import Any
 from ali_enclaves_allocator import line
 from ali_enclaves_allocator.change.ledger import Ledger, Phase, Record, read
 from ali_enclaves_allocator.change.steps import Step
+from ali_enclaves_allocator.change.transaction import recover
 from ali_enclaves_allocator.kernel.doors import Kernel
 from ali_enclaves_allocator.model.pool import Pool
 from ali_enclaves_allocator.model.topology import PageCounts
@@ -43,6 +44,8 @@ class Host:
         self.config_path = directory / "allocator.yaml"
         self.directory = directory
         self.origin = self.simulation.state()
+        self.done: list[str] = []
+        """The effects of the last process, by name."""
 
     @property
     def effects(self) -> Effects:
@@ -67,23 +70,27 @@ class Host:
         """Write allocator.yaml: JSON is YAML."""
         self.config_path.write_text(json.dumps({"host_memory_mib": 64} | keys))
 
-    def start(self) -> list[str]:
-        """Bring the file into force in a process of its own. Return the names of its effects."""
-        return self.process(lambda kernel, ledger: line.bring_into_force(self.config_path, kernel, ledger))
+    def start(self) -> None:
+        """Bring the file into force in a process of its own."""
+        self.process(lambda kernel, ledger: line.bring_into_force(self.config_path, kernel, ledger))
 
-    def give_back(self) -> list[str]:
-        """Give everything back in a process of its own. Return the names of its effects."""
-        return self.process(line.give_back)
+    def give_back(self) -> None:
+        """Give everything back in a process of its own."""
+        self.process(line.give_back)
 
-    def process(self, work: Work) -> list[str]:
+    def recover(self) -> None:
+        """Finish or undo what was interrupted, and no more."""
+        self.process(recover)
+
+    def process(self, work: Work) -> None:
         """Run an allocator until it ends, one way or the other; its lock goes with it."""
         ledger = SimLedger(self.directory, BOOT_ID, self.effects)
         ledger.open()
         try:
             work(self.simulation.kernel, ledger)
-            return self.effects.names
         finally:
             ledger.close()
+            self.done = self.effects.names
             self.effects.restart()
 
     def assert_pool_stands(self) -> None:

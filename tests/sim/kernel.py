@@ -6,7 +6,7 @@ pages at the worst moment, and dies at any effect (`effects`).
 
 import errno
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ali_enclaves_allocator.kernel.doors import Kernel
@@ -104,25 +104,15 @@ class SimFiles:
 
     def read(self, path: str) -> str:
         """Return a file's text without its last newline."""
-        simulation = self._simulation
         match path.removeprefix("devices/system/").split("/"):
             case ["cpu", "online"]:
-                return cpus.format(simulation.online)
-            case ["cpu", name, "online"] if "online" in self.list(f"{CPU}/{name}"):
-                return str(int(_number(name) in simulation.online))
-            case ["cpu", name, "topology", "thread_siblings_list"] if "topology" in self.list(f"{CPU}/{name}"):
-                core = next(core for core in simulation.machine.cores if _number(name) in core.cpus)
-                return cpus.format(simulation.online & set(core.cpus))
+                return cpus.format(self._simulation.online)
             case ["node", "online"]:
-                return cpus.format(simulation.memory)
-            case ["node", name, "cpulist"] if name in self.list(NODE):
-                return self._cpulist(_number(name))
-            case ["node", name, "meminfo"] if name in self.list(NODE):
-                return self._meminfo(_number(name))
-            case ["node", name, "hugepages", size, file] if size in self.list(f"{NODE}/{name}/hugepages"):
-                counts = simulation.counts(_number(name), _number(size))
-                values = {"nr": counts.total, "free": counts.free, "surplus": counts.surplus}
-                return str(values[file.removesuffix("_hugepages")])
+                return cpus.format(self._simulation.memory)
+            case ["cpu", name, *rest] if name in self.list(CPU):
+                return self._read_cpu(_number(name), rest)
+            case ["node", name, *rest] if name in self.list(NODE):
+                return self._read_node(_number(name), rest)
         raise _absent(path)
 
     def write(self, path: str, text: str) -> None:
@@ -161,6 +151,30 @@ class SimFiles:
             yield "online"
         if cpu in self._simulation.online:
             yield "topology"
+
+    def _read_cpu(self, cpu: int, path: Sequence[str]) -> str:
+        """Read below `cpuN/`."""
+        online = self._simulation.online
+        match path:
+            case ["online"] if "online" in self._cpu_entries(cpu):
+                return str(int(cpu in online))
+            case ["topology", "thread_siblings_list"] if cpu in online:
+                core = next(core for core in self._simulation.machine.cores if cpu in core.cpus)
+                return cpus.format(online & set(core.cpus))
+        raise _absent(f"{CPU}/cpu{cpu}/{'/'.join(path)}")
+
+    def _read_node(self, node: int, path: Sequence[str]) -> str:
+        """Read below `nodeN/`."""
+        match path:
+            case ["cpulist"]:
+                return self._cpulist(node)
+            case ["meminfo"]:
+                return self._meminfo(node)
+            case ["hugepages", size, file] if _number(size) in self._simulation.pages:
+                counts = self._simulation.counts(node, _number(size))
+                values = {"nr": counts.total, "free": counts.free, "surplus": counts.surplus}
+                return str(values[file.removesuffix("_hugepages")])
+        raise _absent(f"{NODE}/node{node}/{'/'.join(path)}")
 
     def _cpulist(self, node: int) -> str:
         """A node's `cpulist`: the online ones only."""

@@ -32,9 +32,12 @@ class Scenario:
             host.configure(**self.after)
         return host
 
-    def run(self, host: Host) -> list[str]:
-        """Bring `after` into force. Return the names of the effects."""
-        return host.give_back() if self.after is None else host.start()
+    def run(self, host: Host) -> None:
+        """Bring `after` into force."""
+        if self.after is None:
+            host.give_back()
+        else:
+            host.start()
 
 
 def crowd(simulation: Simulation) -> None:
