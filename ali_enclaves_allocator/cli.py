@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from enclave_cli.client import CallError, Client, Unavailable
 
 from ali_enclaves_allocator import __version__
 
@@ -100,15 +99,17 @@ def _propose(file: Path) -> "Change | int":
     from ali_enclaves_allocator.model.errors import AllocatorError
 
     try:
-        document = line.read_file(file)
+        config, source = line.read_file(file)
         pool = read(DIRECTORY / "ledger.json", boot_id()).pool
-        return line.propose(document, linux_kernel(DIRECTORY), pool)
+        return line.propose(config, source, linux_kernel(DIRECTORY), pool)
     except AllocatorError as error:
         print(error, file=sys.stderr)
         return error.exit_code
 
 
 def _status(args: argparse.Namespace) -> int:
+    from enclave_cli.client import Client, Unavailable
+
     state = "stopped"
     try:
         with Client(str(DIRECTORY / "allocator.sock")) as client:
@@ -136,6 +137,8 @@ def _show(pool: dict[str, Any], *, as_json: bool) -> None:
 
 
 def _reload(_: argparse.Namespace) -> int:
+    from enclave_cli.client import CallError, Client, Unavailable
+
     try:
         with Client(str(DIRECTORY / "allocator.sock"), timeout=None) as client:
             reply = client.call(f"{INTERFACE}.Reload")

@@ -44,20 +44,19 @@ class Sender:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         self.dropped = 0
 
-    def __call__(self, message: str, **fields: Any) -> None:
+    def __call__(self, message: str, /, **fields: Any) -> None:
         """Send one record, after word of those dropped before it."""
         if self.dropped:
             text = f"the journal did not take {self.dropped} records"
-            if not self._send(
-                message=text, PRIORITY="4", SYSLOG_IDENTIFIER=fields.get("SYSLOG_IDENTIFIER", ""), **RECORDS_DROPPED
-            ):
+            identifier = fields.get("SYSLOG_IDENTIFIER")
+            if not self._send(text, PRIORITY="4", SYSLOG_IDENTIFIER=identifier, **RECORDS_DROPPED):
                 self.dropped += 1
                 return
             self.dropped = 0
         if not self._send(message, **fields):
             self.dropped += 1
 
-    def _send(self, message: str, **fields: Any) -> bool:
+    def _send(self, message: str, /, **fields: Any) -> bool:
         """Send one datagram. Return whether the journal took it."""
         record = b"".join(
             _field(name, value)

@@ -11,12 +11,14 @@ from ali_enclaves_allocator.change.ledger import Ledger
 from ali_enclaves_allocator.change.steps import SetCpu
 from ali_enclaves_allocator.change.transaction import carry_out, recover
 from ali_enclaves_allocator.kernel.doors import Kernel
-from ali_enclaves_allocator.model import config, cpus
-from ali_enclaves_allocator.model.config import ConfigInvalid, Document
+from ali_enclaves_allocator.model import cpus
+from ali_enclaves_allocator.model.config import Config, ConfigInvalid, load
 from ali_enclaves_allocator.model.errors import ConfigUnreadable, Misfit, page_size
 from ali_enclaves_allocator.model.events import MEMORY_ROUNDED, RECOVERED, TASK_DISPLACED
 from ali_enclaves_allocator.model.plan import Plan, choose
 from ali_enclaves_allocator.model.pool import Pool
+from ali_enclaves_allocator.model.source import Source
+from ali_enclaves_allocator.model.yamltext import MAX_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -30,15 +32,15 @@ def bring_into_force(path: Path, kernel: Kernel, ledger: Ledger) -> None:
     Raises:
         AllocatorError: the file is refused, nothing fits, or the kernel refused; the former pool stands.
     """
-    document = read_file(path)
+    config, source = read_file(path)
     _recover(kernel, ledger)
-    change = propose(document, kernel, ledger.record.pool)
-    _announce(change, document, kernel)
+    change = propose(config, source, kernel, ledger.record.pool)
+    _announce(change, config, kernel)
     if change.take or change.give or change.pool != ledger.record.pool:
         carry_out(change, kernel, ledger)
 
 
-def read_file(path: Path) -> Document:
+def read_file(path: Path) -> tuple[Config, Source]:
     """Read and validate the configuration file.
 
     Raises:
@@ -46,12 +48,13 @@ def read_file(path: Path) -> Document:
         ConfigInvalid: its text is refused; names every line.
     """
     try:
-        return config.load(path.read_bytes(), str(path))
+        with path.open("rb") as file:
+            return load(file.read(MAX_BYTES + 1), str(path))
     except OSError as error:
         raise ConfigUnreadable(str(path), error.strerror or str(error)) from error
 
 
-def propose(document: Document, kernel: Kernel, pool: Pool) -> Change:
+def propose(config: Config, source: Source, kernel: Kernel, pool: Pool) -> Change:
     """Return the steps from the pool that stands to the one the file asks for. Reads the machine, writes nothing.
 
     Raises:
@@ -60,10 +63,10 @@ def propose(document: Document, kernel: Kernel, pool: Pool) -> Change:
     """
     topology = kernel.topology(pool)
     try:
-        plan = choose(document.config, topology, pool)
+        plan = choose(config, topology, pool)
     except Misfit as misfit:
-        raise ConfigInvalid([document.source.problem(misfit.key, misfit.message)]) from misfit
-    return difference(pool, kernel.sight(pool, [plan.page_kib]), plan, document.config)
+        raise ConfigInvalid([source.problem(misfit.key, misfit.message)]) from misfit
+    return difference(pool, kernel.sight(pool, [plan.page_kib]), plan, config)
 
 
 def give_back(kernel: Kernel, ledger: Ledger) -> None:
@@ -84,9 +87,9 @@ def _recover(kernel: Kernel, ledger: Ledger) -> None:
         log.warning("%s", done, extra=RECOVERED)
 
 
-def _announce(change: Change, document: Document, kernel: Kernel) -> None:
+def _announce(change: Change, config: Config, kernel: Kernel) -> None:
     """Log what the user did not ask for in so many words: rounding, and the tasks that will be moved."""
-    asked, given = document.config.memory_mib, change.pool.memory_mib
+    asked, given = config.memory_mib, change.pool.memory_mib
     if given != asked:
         size = page_size(change.pool.banks[0].page_kib)
         log.info("memory_mib: %d MiB rounded up to %d MiB, whole %s pages", asked, given, size, extra=MEMORY_ROUNDED)

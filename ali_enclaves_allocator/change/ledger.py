@@ -83,7 +83,7 @@ class Ledger:
             self._path.unlink(missing_ok=True)
         else:
             draft = self._path.with_suffix(".new")
-            draft.write_bytes(_RECORD.dump_json(record, indent=1) + b"\n")
+            draft.write_bytes(_text(record))
             draft.replace(self._path)
         self.record = record
 
@@ -108,4 +108,11 @@ def read(path: Path, boot_id: str) -> Record:
         raise LedgerUnreadable(str(path), f"{where}: {first['msg']}") from error
     if record.version != VERSION:
         raise LedgerUnreadable(str(path), f"format {record.version}, this version understands {VERSION}")
+    if _text(record) != text:  # a field is missing, unknown or of another type: a default would be a guess
+        raise LedgerUnreadable(str(path), "it is not as this version writes it")
     return record if record.boot_id == boot_id else Record(boot_id)
+
+
+def _text(record: Record) -> bytes:
+    """Return the file's bytes; there is one way to write a record."""
+    return _RECORD.dump_json(record, indent=1) + b"\n"

@@ -11,7 +11,6 @@ from ali_enclaves_allocator.model.config import Config
 from ali_enclaves_allocator.model.errors import page_size
 from ali_enclaves_allocator.model.pool import Drift, Pool, Sight
 from ali_enclaves_allocator.model.topology import Core, Node, Topology
-from ali_enclaves_allocator.server.varlink import Parameters
 
 NAME = "io.ali-enclaves.Allocator"
 
@@ -81,10 +80,6 @@ class PoolView(BaseModel, frozen=True):
     leases: int = Field(description="leases that exist now")
     nodes: list[NodeView] = Field(description="the machine, node by node")
     drift: list[DriftView] = Field(description="empty when the kernel shows what the pool needs")
-
-
-class Nothing(Parameters):
-    """No parameters."""
 
 
 class PoolReply(BaseModel, frozen=True):

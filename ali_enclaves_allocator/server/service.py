@@ -4,15 +4,14 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from ali_enclaves_allocator.model.errors import AllocatorError
+from ali_enclaves_allocator.server.contract import Call, Method, Nothing, VarlinkError
 from ali_enclaves_allocator.server.interface import (
     NAME,
-    Nothing,
     NotPermitted,
     PoolReply,
     PoolView,
     ReloadFailed,
 )
-from ali_enclaves_allocator.server.varlink import Call, Method, VarlinkError
 
 
 class Service:

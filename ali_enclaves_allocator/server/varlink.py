@@ -9,10 +9,10 @@ import asyncio
 import logging
 import socket
 import struct
-from collections import Counter
-from collections.abc import AsyncGenerator, Sequence
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
@@ -30,7 +30,7 @@ from ali_enclaves_allocator.server.contract import (
     VarlinkError,
 )
 from ali_enclaves_allocator.server.introspection import Info, service_interface
-from ali_enclaves_allocator.server.wire import Limits, Wire, close_all
+from ali_enclaves_allocator.server.wire import Account, Limits, Wire, close_all
 
 __all__ = ["Call", "Interface", "Limits", "Method", "Nothing", "Parameters", "Peer", "Reply", "Server", "VarlinkError"]
 
@@ -46,26 +46,30 @@ class _Request(BaseModel, strict=True):
     more: bool = False
     upgrade: bool = False
 
+    @classmethod
+    def of(cls, frame: bytes) -> "_Request | None":
+        """Read a frame; None if it is no call."""
+        try:
+            request = cls.model_validate(from_json(frame, allow_inf_nan=False))
+        except ValueError:
+            return None
+        return None if request.oneway and request.more else request
+
 
 class _Client:
     """One client and the task that answers it."""
 
-    def __init__(self, server: "Server", sock: socket.socket, peer: Peer) -> None:
+    def __init__(self, server: "Server", peer: Peer, account: Account) -> None:
         self.server, self.peer = server, peer
         self.streaming = False
-        self.wire = Wire(sock, server.limits, on_end=self.reading_ended)
+        self.wire = Wire(peer.sock, server.limits, account, on_end=self.reading_ended)
         self.task = asyncio.create_task(self.serve(), name=f"varlink client {peer.pid}")
 
     async def serve(self) -> None:
-        """Answer call after call; return when there is no other, or at the first frame that is none."""
-        while frame := await self.wire.receive():
-            try:
-                request = _Request.model_validate(from_json(frame, allow_inf_nan=False))
-            except ValueError:
-                return
-            if request.oneway and request.more:
-                return
+        """Answer call after call, until there is no other or what comes is none."""
+        while (frame := await self.wire.receive()) is not None and (request := _Request.of(frame)):
             await self.answer(request)
+        await self.wire.drained()
 
     def reading_ended(self) -> None:
         """Cancel a stream, whose client is gone; a plain call is finished all the same."""
@@ -78,10 +82,10 @@ class _Client:
             method = self.server.find(request)
             call = Call(self.peer, request.method, request.more)
             outcome = method.handler(call, method.parse(request.parameters))
-            if isinstance(outcome, AsyncGenerator):
-                await self.stream(request, outcome)
+            if method.stream:
+                await self.stream(request, cast(AsyncGenerator[Any, None], outcome))
             else:
-                self.send_reply(request, await outcome)
+                self.send_reply(request, await cast(Awaitable[Any], outcome))
         except VarlinkError as error:
             self.send(request, {"error": error.name, "parameters": error.parameters})
         except Exception:
@@ -147,7 +151,7 @@ class Server:
         self._interfaces[SERVICE] = service_interface(info, self._interfaces)
         self._methods = {f"{i.name}.{m.name}": m for i in self._interfaces.values() for m in i.methods}
         self._clients: set[_Client] = set()
-        self._connections: Counter[int] = Counter()
+        self._accounts: defaultdict[int, Account] = defaultdict(Account)
         self._pause: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
@@ -206,10 +210,11 @@ class Server:
         sock.setblocking(False)
         pid, uid, gid = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         peer = Peer(pid, uid, gid, sock)
-        if self._connections[peer.uid] >= self.limits.connections:
+        account = self._accounts[uid]
+        if account.connections >= self.limits.connections:
             return sock.close()
-        client = _Client(self, sock, peer)
-        self._connections[peer.uid] += 1
+        account.connections += 1
+        client = _Client(self, peer, account)
         self._clients.add(client)
         client.task.add_done_callback(lambda _: self._farewell(client))
 
@@ -219,4 +224,6 @@ class Server:
             log.error("%s: connection lost", client.task.get_name(), exc_info=error)
         client.wire.close()
         self._clients.remove(client)
-        self._connections -= Counter([client.peer.uid])  # forgets a uid that has none left
+        client.wire.account.connections -= 1
+        if not client.wire.account.connections:
+            del self._accounts[client.peer.uid]
