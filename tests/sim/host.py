@@ -85,8 +85,8 @@ class Host:
     def process(self, work: Work) -> None:
         """Run an allocator until it ends, one way or the other; its lock goes with it."""
         ledger = SimLedger(self.directory, BOOT_ID, self.effects)
-        ledger.open()
         try:
+            ledger.open()
             work(self.simulation.kernel, ledger)
         finally:
             ledger.close()
