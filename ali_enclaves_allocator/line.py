@@ -29,11 +29,13 @@ NO_PLAN = Plan(cores=(), page_kib=0, pages={})
 def bring_into_force(path: Path, kernel: Kernel, ledger: Ledger) -> None:
     """Bring the pool that the file asks for into being, or change nothing.
 
+    What a crash interrupted is finished first: a file that is refused must not keep a half-made change.
+
     Raises:
         AllocatorError: the file is refused, nothing fits, or the kernel refused; the former pool stands.
     """
-    config, source = read_file(path)
     _recover(kernel, ledger)
+    config, source = read_file(path)
     change = propose(config, source, kernel, ledger.record.pool)
     _announce(change, config, kernel)
     if change.take or change.give or change.pool != ledger.record.pool:

@@ -1,0 +1,208 @@
+"""What the kernel refuses: the error says it, and the machine is as it was."""
+
+import errno
+
+import pytest
+
+from ali_enclaves_allocator.model.config import ConfigInvalid
+from ali_enclaves_allocator.model.errors import CpuRefused, KernelRefused, NotGivenBack, PagesTaken, ShortGrant
+from ali_enclaves_allocator.model.events import MEMORY_ROUNDED, TASK_DISPLACED
+from tests.conftest import Boot
+from tests.machines import DUAL_SOCKET_HT, GUEST_2X2X2, ONE_NODE, UNEVEN_SMT
+from tests.sim.effects import Died
+from tests.sim.host import Host
+from tests.sim.scenarios import LARGE, SCENARIOS, SMALL
+
+MIB = 1024
+
+
+def test_scattered_memory_is_compacted_and_asked_for_again(boot: Boot) -> None:
+    host = SCENARIOS["apply"].prepare(boot)
+    memory = host.simulation.memory[0]
+    memory.scattered_kib = memory.free_kib - 20 * 2 * MIB
+    host.start()
+    host.assert_pool_stands()
+    assert [name.rpartition("/")[2] for name in host.done[1:4]] == ["nr_hugepages", "compact", "nr_hugepages"]
+
+
+@pytest.mark.parametrize(
+    ("size", "error"),
+    [
+        (
+            "2M",
+            "cannot reserve: kernel granted 20 of 32 2M pages on node 0; all changes undone\n"
+            "  (memory is fragmented: restart after boot, reserve with hugepages= on the kernel command line)",
+        ),
+        (
+            "1G",
+            "cannot reserve: kernel granted 0 of 1 1G pages on node 0; all changes undone\n"
+            "  (memory is fragmented: restart after boot, reserve with hugepages= on the kernel command line, "
+            "or use hugepage_size: 2M)",
+        ),
+    ],
+)
+def test_a_short_grant_is_taken_back(size: str, error: str, boot: Boot) -> None:
+    host = SCENARIOS["apply"].prepare(boot)
+    host.configure(**SMALL | {"hugepage_size": size})
+    memory = host.simulation.memory[0]
+    memory.scattered_kib = memory.stuck_kib = memory.free_kib - 20 * 2 * MIB
+    with pytest.raises(ShortGrant) as refused:
+        host.start()
+    assert str(refused.value) == error
+    assert sum(name.endswith("compact") for name in host.done) == 3
+    host.assert_untouched()
+
+
+def test_a_short_grant_costs_no_standing_pool(boot: Boot) -> None:
+    host = SCENARIOS["grow"].prepare(boot)
+    former = host.record.pool
+    memory = host.simulation.memory[0]
+    memory.scattered_kib = memory.stuck_kib = memory.free_kib - 5 * 2 * MIB
+    with pytest.raises(ShortGrant) as refused:
+        host.start()
+    assert (refused.value.granted, refused.value.wanted) == (5, 16)
+    host.assert_pool_stands()
+    assert host.record.pool == former
+
+
+@pytest.mark.parametrize(("held", "written"), [(2, 1), (3, 2)])
+def test_a_deadline_task_keeps_its_cpu(held: int, written: int, boot: Boot) -> None:
+    host = SCENARIOS["apply"].prepare(boot)
+    host.simulation.deadline_task(held)
+    with pytest.raises(CpuRefused) as refused:
+        host.start()
+    assert str(refused.value) == (
+        f"cannot take CPU {held} offline: Device or resource busy, held by drumbeat[700]; all changes undone\n"
+        "  (a SCHED_DEADLINE task reserves its CPUs: stop it or change its policy (chrt))"
+    )
+    assert sum(name.startswith("write 0") for name in host.done) == written
+    host.assert_untouched()
+
+
+def test_what_cannot_be_undone_is_named_and_undone_by_the_next_start(boot: Boot) -> None:
+    host = SCENARIOS["apply"].prepare(boot)
+    host.effects.fail("write 0 to devices/system/cpu/cpu3", errno.EBUSY)
+    host.effects.fail("write 1 to devices/system/cpu/cpu2", errno.EIO)
+    with pytest.raises(CpuRefused) as refused:
+        host.start()
+    assert str(refused.value) == (
+        "cannot take CPU 3 offline: Device or resource busy; "
+        "could not undo: cannot take CPU 2 online: Input/output error"
+    )
+    assert host.state.online == host.origin.online - {2}
+    assert host.state.pages == host.origin.pages, "the rest is undone"
+    host.start()
+    host.assert_pool_stands()
+
+
+def test_a_bank_that_cannot_be_unmounted_is_tried_again(boot: Boot) -> None:
+    host = SCENARIOS["give back"].prepare(boot)
+    host.effects.fail("unmount", errno.EBUSY)
+    with pytest.raises(NotGivenBack) as refused:
+        host.give_back()
+    assert str(refused.value) == (
+        "cannot give back all of the pool as it now stands: cannot drop 48×2M on node 1 in bank0: "
+        "Device or resource busy; the ledger keeps it, and the next start or restart tries again"
+    )
+    assert host.state.online == host.origin.online, "the rest is given back"
+    host.give_back()
+    host.assert_untouched()
+
+
+def test_a_mount_that_is_refused(boot: Boot) -> None:
+    host = SCENARIOS["apply"].prepare(boot)
+    host.effects.fail("mount", errno.EPERM)
+    with pytest.raises(KernelRefused) as refused:
+        host.start()
+    assert str(refused.value) == ("cannot hold 32×2M on node 0 in bank0: Operation not permitted; all changes undone")
+    host.assert_untouched()
+
+
+def test_pages_that_run_short_while_the_bank_is_filled(boot: Boot) -> None:
+    """The mount reserved a count; the pages of this node went to somebody, those of another node are there."""
+    host = SCENARIOS["apply"].prepare(boot)
+    host.simulation.pages[2048].overcommit = 0
+    host.effects.after("mount", lambda: took.append(host.simulation.use(0, 10)))
+    took: list[int] = []
+    with pytest.raises(PagesTaken) as refused:
+        host.start()
+    assert took == [3], "no more than the idle pages of node 1: the rest is reserved"
+    assert str(refused.value) == (
+        "cannot hold the pool's pages: got 29 of 32 2M pages on node 0; all changes undone\n"
+        "  (other programs took hugepages at the same moment; try again)"
+    )
+    host.simulation.release(0, 3)
+    host.assert_untouched()
+
+
+def test_a_bad_file_costs_nothing(boot: Boot) -> None:
+    host = SCENARIOS["grow"].prepare(boot)
+    for keys in ({"memory_mib": "much"}, {"cpu_count": 3}, {"cpu_pool": "2-3"}, {"cpu_count": 99}):
+        host.configure(**LARGE | keys)
+        with pytest.raises(Exception, match="nothing was changed"):
+            host.start()
+        assert host.done == []
+        host.assert_pool_stands()
+
+
+def test_a_bad_file_does_not_keep_a_dead_allocators_work(boot: Boot) -> None:
+    """The start fails and must leave the machine as it was, not as a crash left it."""
+    host = SCENARIOS["apply"].prepare(boot)
+    host.effects.die_after("fill")
+    with pytest.raises(Died):
+        host.start()
+    host.config_path.write_text("memory_mib: 64\ncpu_cuont: 2\n")
+    with pytest.raises(ConfigInvalid):
+        host.start()
+    host.assert_untouched()
+
+
+def test_a_key_that_does_not_suit_the_machine_is_told_at_its_line(boot: Boot) -> None:
+    host = boot(GUEST_2X2X2)
+    host.config_path.write_text("memory_mib: 64\ncpu_count: 3\n")
+    with pytest.raises(ConfigInvalid) as refused:
+        host.start()
+    assert str(refused.value) == (
+        f"{host.config_path}:2:12: cpu_count: got 3, wanted whole cores of 2 CPUs: 2 or 4\n"
+        "    cpu_count: 3\n"
+        "               ^\n"
+        "nothing was changed"
+    )
+    host.assert_untouched()
+
+
+def test_rounding_and_moved_tasks_are_told(boot: Boot, caplog: pytest.LogCaptureFixture) -> None:
+    host = boot(ONE_NODE)
+    host.configure(memory_mib=31, cpu_count=2)
+    host.simulation.task(6)
+    host.simulation.task(5, 6)
+    caplog.set_level("INFO")
+    host.start()
+    told = {record.__dict__["MESSAGE_ID"]: record.getMessage() for record in caplog.records}
+    assert told == {
+        MEMORY_ROUNDED["MESSAGE_ID"]: "memory_mib: 31 MiB rounded up to 32 MiB, whole 2M pages",
+        TASK_DISPLACED["MESSAGE_ID"]: (
+            "task worker[700] may run on CPUs 6-7 only, all in the pool: "
+            "the kernel moves it to others, and not back later"
+        ),
+    }
+
+
+def test_a_cpu_that_was_unplugged_need_not_come_back(boot: Boot) -> None:
+    host = boot(DUAL_SOCKET_HT)
+    host.configure(**SMALL)
+    host.start()
+    gone = max(host.record.pool.cpus)
+    host.effects.fail(f"write 1 to devices/system/cpu/cpu{gone}", errno.ENOENT)
+    host.give_back()
+    assert host.state.online == host.origin.online - {gone}
+    assert host.record.pool.cpus == frozenset()
+
+
+def test_a_sibling_that_somebody_else_took_offline_stays_so(boot: Boot) -> None:
+    host: Host = boot(UNEVEN_SMT)
+    host.configure(memory_mib=64, cpu_count=1)
+    host.start()
+    assert host.record.pool.cpus == {6}
+    host.give_back()
+    host.assert_untouched()
