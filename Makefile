@@ -1,3 +1,35 @@
-.PHONY: deb
-deb: ## Build the package dist/enclave-cli_<version>_amd64.deb
+# Everything runs on a bare Debian 12 machine as root, from a fresh clone: `make demo`, `make test`.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+VENV := .venv/bin
+
+.PHONY: help setup deb demo test lint clean
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+
+setup: .venv/ready ## Install the packages that building and testing need
+
+demo: setup ## Show the main job, end to end, in a throw-away guest
+	tests/vm/run tests/vm/demo.sh
+
+test: setup lint ## Run all checks and all rings of tests
+	$(VENV)/pytest
+
+lint: setup ## Check types, style and the shell scripts
+	$(VENV)/mypy
+	$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
+
+deb: setup ## Build the package dist/enclave-cli_<version>_amd64.deb
 	packaging/build-deb
+
+clean: ## Remove everything that was built, the guest image too
+	rm -rf .venv .cache build dist
+
+.venv/ready: pyproject.toml packaging/apt-packages.txt packaging/requirements.txt tests/requirements.txt
+	packaging/install-packages
+	/usr/bin/python3 -m venv --clear .venv
+	$(VENV)/pip install --quiet --require-hashes --requirement packaging/requirements.txt
+	$(VENV)/pip install --quiet --requirement tests/requirements.txt
+	$(VENV)/pip install --quiet --no-deps --editable .
+	touch $@

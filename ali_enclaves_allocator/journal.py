@@ -29,7 +29,7 @@ def start_logging(identifier: str) -> None:
         handler = JournalHandler(sender_function=Sender(), SYSLOG_IDENTIFIER=identifier)
     else:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(logging.Formatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 

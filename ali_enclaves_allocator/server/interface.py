@@ -152,7 +152,7 @@ def _node_view(node: Node, pool: Pool, topology: Topology, sight: Sight) -> Node
         node=node.id,
         cores=[CoreView(cpus=list(core.cpus), use=_use(core, pool, topology)) for core in node.cores],
         memory_mib=node.memory_kib // 1024,
-        available_mib=node.available_kib // 1024,
+        available_mib=(node.available_kib - sum(pool.pages(node.id, kib) * kib for kib in node.pages)) // 1024,
         hugepages=[_hugepages_view(node, kib, pool, sight) for kib in sorted(node.pages)],
     )
 
