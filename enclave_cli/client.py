@@ -8,10 +8,10 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
-SCM_MAX_FD = 253  # descriptors that one message can carry: unix(7)
+FDS_BYTES = socket.CMSG_SPACE(253 * struct.calcsize("i"))  # what one message carries at most: unix(7)
 
 
 class CallError(Exception):
@@ -69,7 +69,7 @@ class Client:
         fds, self._fds = self._fds, []
         return reply.get("parameters") or {}, fds
 
-    def stream(self, method: str, parameters: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+    def stream(self, method: str, parameters: dict[str, Any] | None = None) -> Generator[dict[str, Any], None, None]:
         """Call `method` with `more` and yield its replies; only the first is waited for with a limit.
 
         Raises CallError. The connection is closed when the iteration ends, or is given up.
@@ -95,8 +95,9 @@ class Client:
             if call:
                 self.sock.sendall(json.dumps(call).encode() + b"\0")
             while b"\0" not in self._received:
-                data, fds, _, _ = socket.recv_fds(self.sock, 65536, SCM_MAX_FD, socket.MSG_CMSG_CLOEXEC)
-                self._fds += fds
+                data, ancillary, _, _ = self.sock.recvmsg(65536, FDS_BYTES, socket.MSG_CMSG_CLOEXEC)
+                for _level, _kind, fds in ancillary:  # socket.recv_fds of Python 3.11 loses the flag
+                    self._fds += [fd for (fd,) in struct.iter_unpack("i", fds)]
                 self._received += data
                 if not data:
                     raise ConnectionResetError(errno.ECONNRESET, "closed before the reply")
