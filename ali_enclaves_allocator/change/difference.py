@@ -63,6 +63,9 @@ def _memory(pool: Pool, sight: Sight, key: tuple[int, int], wanted: int, names: 
     part = _Memory()
     share = pool.share(*key)
     mounted = [bank for bank in pool.banks if (bank.node, bank.page_kib) == key and bank.name in sight.held]
+    held = sum(sight.held[bank.name] for bank in mounted)
+    lowered = sight.pages[key].persistent < share.pages  # by somebody: what no bank holds is no longer ours
+    ours = held if lowered else share.pages
     missing = wanted
     for bank in sorted(mounted, key=lambda bank: -bank.pages):
         if sight.held[bank.name] >= bank.pages and bank.pages <= missing:
@@ -72,17 +75,17 @@ def _memory(pool: Pool, sight: Sight, key: tuple[int, int], wanted: int, names: 
             part.drops.append(SetBank(bank, present=False))
     raised = 0
     if missing:
-        held = sum(sight.held[bank.name] for bank in mounted)
         kept = sum(bank.pages for bank in part.kept)
-        loose = min(max(0, share.pages - held), sight.pages[key].free)
+        loose = min(max(0, ours - held), sight.pages[key].free)
         raised = max(0, missing - (held - kept) - loose)
         fresh = Bank(next(names), *key, missing)
         part.banks = [*part.drops, SetBank(fresh, present=True)]
         part.drops = []
         part.kept.append(fresh)
-    if raised:
+    reused = part.banks[:-1] and sight.pages[key].surplus  # lost to a drop, unless a raise makes it persistent first
+    if raised or reused:
         part.raises.append(AddPages(*key, raised))
-    if surplus := share.pages + raised - wanted:
+    if surplus := ours + raised - wanted:
         part.lowers.append(AddPages(*key, -surplus, absorbed=0 if wanted else share.absorbed))
     return part
 

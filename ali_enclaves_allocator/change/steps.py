@@ -115,17 +115,18 @@ class AddPages:
         `ours` pages of the node lie in our banks now, and `kept` of them will when all is given back.
 
         A raise asks for `total + count`: the kernel first turns the node's surplus pages persistent and allocates
-        only what is then missing (`set_max_huge_pages`, mm/hugetlb.c). A give-back subtracts what was added, but
-        if somebody lowered the number meanwhile it stops at what the others use, so that it takes nothing of theirs.
+        only what is then missing (`set_max_huge_pages`, mm/hugetlb.c). A give-back subtracts what was added, and
+        surplus that others made meanwhile stays surplus. Where less is left than is ours, somebody lowered the
+        number; then it stops at what is in use, so that it takes nothing of theirs.
         """
         now = kernel.sysfs.pages(self.node, self.page_kib)
         if self.count >= 0:
             target, absorbed = now.total + self.count, now.surplus
         else:
             absorbed = self.absorbed
-            remaining = max(0, now.in_use - ours) + kept
-            floor = min(now.persistent, max(0, remaining - absorbed))
-            target = max(now.persistent + self.count - absorbed, floor)
+            target = now.persistent + self.count - absorbed
+            if target < kept:
+                target = min(now.persistent, max(0, now.in_use - ours) + kept)
         return replace(self, before=now.persistent, target=target, absorbed=absorbed)
 
     def apply(self, kernel: Kernel) -> None:
