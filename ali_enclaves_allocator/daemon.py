@@ -4,9 +4,11 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ali_enclaves_allocator import line, unit
 from ali_enclaves_allocator.change.ledger import Ledger
@@ -170,17 +172,26 @@ class Daemon:
 
     async def _change(self, work: Callable[[], None]) -> None:
         """Do blocking work in a thread, one change at a time, while the loop answers and systemd waits."""
-        async with self._changing:
-            patience = asyncio.create_task(_extend_timeout())
+        async with self._changing, _beside(_extend_timeout()):
             try:
                 await asyncio.to_thread(work)
             finally:
-                patience.cancel()
                 self._view = None
 
 
+@asynccontextmanager
+async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run endless work beside a block; it is gone when the block ends."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
 async def _extend_timeout() -> None:
-    """Ask systemd for more time, again and again, until cancelled."""
+    """Ask systemd for more time, again and again."""
     while True:
         unit.notify(f"EXTEND_TIMEOUT_USEC={EXTEND_SECONDS * 1_000_000}")
         await asyncio.sleep(EXTEND_SECONDS / 2)
@@ -205,16 +216,14 @@ async def serve(daemon: Daemon) -> int:
         unit.status(error.what())
         await daemon.close()
         return error.exit_code
-    watchdog = asyncio.create_task(_feed_watchdog(daemon))
-    await ended.wait()
+    async with _beside(_feed_watchdog(daemon)):
+        await ended.wait()
     unit.notify("STOPPING=1")
     try:
         await daemon.stop(keep=await unit.has_successor())
     except AllocatorError as error:
         log.error("%s", error, extra=REFUSED)
         return error.exit_code
-    finally:
-        watchdog.cancel()
     return 0
 
 

@@ -18,27 +18,28 @@ class Monitor:
 
     def __init__(self, look: Callable[[], None]) -> None:
         self._look = look
-        self._uevents = pyudev.Monitor.from_netlink(pyudev.Context(), source="kernel")
-        self._uevents.filter_by("cpu")
+        self._uevents: pyudev.Monitor | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Start listening on the running event loop."""
+        self._uevents = pyudev.Monitor.from_netlink(pyudev.Context(), source="kernel")
+        self._uevents.filter_by("cpu")
         self._uevents.start()
-        asyncio.get_running_loop().add_reader(self._uevents.fileno(), self._on_uevents)
+        asyncio.get_running_loop().add_reader(self._uevents.fileno(), self._on_uevents, self._uevents)
         self._on_timer()
 
     def stop(self) -> None:
-        """Stop listening; nothing of it is left on the loop."""
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(self._uevents.fileno())
-        if self._timer:
+        """Stop listening; nothing of it is left on the loop. The socket closes with the last reference to it."""
+        if self._uevents and self._timer:
+            asyncio.get_running_loop().remove_reader(self._uevents.fileno())
             self._timer.cancel()
+            self._uevents = None
 
-    def _on_uevents(self) -> None:
+    def _on_uevents(self, uevents: pyudev.Monitor) -> None:
         """Take every event that waits, then look once."""
         try:
-            while self._uevents.poll(timeout=0):
+            while uevents.poll(timeout=0):
                 pass
         except OSError:  # the queue overflowed (ENOBUFS): all the more reason to look
             pass

@@ -1,0 +1,350 @@
+"""The whole daemon over its real socket, on the simulated kernel."""
+
+import asyncio
+import json
+import logging
+import os
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ali_enclaves_allocator import cli
+from ali_enclaves_allocator.change.ledger import Ledger
+from ali_enclaves_allocator.daemon import Daemon, Paths
+from ali_enclaves_allocator.model.errors import AllocatorError, NoNodeFits
+from ali_enclaves_allocator.model.events import POOL_DEGRADED, TASK_DISPLACED
+from ali_enclaves_allocator.server.contract import Call, Nothing, Peer, VarlinkError
+from ali_enclaves_allocator.server.interface import NAME
+from ali_enclaves_allocator.server.service import Service
+from enclave_cli.client import CallError, Client, Unavailable
+from tests.conftest import Boot
+from tests.machines import GUEST_2X2X2
+from tests.sim.host import BOOT_ID, Host
+
+DOCUMENTED = {"memory_mib": 64, "cpu_count": 2}
+
+
+def open_fds() -> set[str]:
+    return {
+        f"{fd}:{os.readlink(f'/proc/self/fd/{fd}')}"
+        for fd in os.listdir("/proc/self/fd")
+        if int(fd) > 2 and fd_is_open(fd)
+    }
+
+
+def fd_is_open(fd: str) -> bool:
+    return os.path.lexists(f"/proc/self/fd/{fd}") and "/proc/" not in os.readlink(f"/proc/self/fd/{fd}")
+
+
+@pytest.fixture
+def host(boot: Boot) -> Host:
+    host = boot(GUEST_2X2X2)
+    host.configure(**DOCUMENTED)
+    return host
+
+
+def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a test's coroutine; afterwards no task, thread or descriptor of it may be left."""
+    fds, threads = open_fds(), set(threading.enumerate())
+
+    async def whole() -> None:
+        await test()
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        assert not left
+
+    asyncio.run(whole())
+    assert open_fds() == fds
+    assert set(threading.enumerate()) == threads
+
+
+def new_daemon(host: Host) -> Daemon:
+    paths = Paths(host.config_path, host.directory)
+    return Daemon(paths, host.simulation.kernel, Ledger(host.directory, BOOT_ID))
+
+
+@asynccontextmanager
+async def running(host: Host, *, keep: bool = False) -> AsyncIterator[Daemon]:
+    """Run a daemon; stop it at the end as systemd would, for good or for its successor."""
+    daemon = new_daemon(host)
+    await daemon.start()
+    try:
+        yield daemon
+    finally:
+        await daemon.stop(keep=keep)
+
+
+def socket_of(host: Host) -> str:
+    return str(host.directory / "allocator.sock")
+
+
+async def get_pool(host: Host) -> dict[str, Any]:
+    def ask() -> dict[str, Any]:
+        with Client(socket_of(host)) as client:
+            pool: dict[str, Any] = client.call(f"{NAME}.GetPool")["pool"]
+            return pool
+
+    return await asyncio.to_thread(ask)
+
+
+async def status(host: Host, monkeypatch: pytest.MonkeyPatch, *options: str) -> int:
+    monkeypatch.setattr(cli, "DIRECTORY", host.directory)
+    return await asyncio.to_thread(cli.main, ["status", *options])
+
+
+def test_start_serves_the_pool_and_stop_gives_it_back(host: Host) -> None:
+    async def test() -> None:
+        async with running(host) as daemon:
+            host.assert_pool_stands()
+            pool = await get_pool(host)
+            assert (pool["state"], pool["cpus"], pool["memory_mib"]) == ("ready", [2, 3], 64)
+            assert pool["summary"] == "pool ready: CPUs 2-3 (1 core) on node 0, 64 MiB in 32×2M; no leases"
+            assert pool["nodes"][0]["hugepages"][0] == {
+                "hugepage_size": "2M",
+                **{"asked": 32, "granted": 32, "leased": 0, "free": 32, "others_total": 0, "others_free": 0},
+            }
+            assert [core["use"] for core in pool["nodes"][0]["cores"]] == ["kept", "pool"]
+            assert await daemon.healthy()
+        host.assert_untouched()
+        assert not Path(socket_of(host)).exists()
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("keys", "error"),
+    [
+        ({"cpu_count": 2}, "ConfigInvalid"),
+        ({"memory_mib": 64, "cpu_count": 3}, "ConfigInvalid"),
+        ({"memory_mib": 64, "cpu_count": 6}, "NoNodeFits"),
+    ],
+)
+def test_a_start_that_fails_leaves_nothing(host: Host, keys: dict[str, int], error: str) -> None:
+    async def test() -> None:
+        host.configure(**keys)
+        daemon = new_daemon(host)
+        with pytest.raises(AllocatorError) as raised:
+            await daemon.start()
+        await daemon.close()
+        assert type(raised.value).__name__ == error
+        host.assert_untouched()
+        assert not Path(socket_of(host)).exists()
+
+    run(test)
+
+
+def test_a_restart_with_a_broken_file_serves_the_pool_degraded(host: Host) -> None:
+    async def test() -> None:
+        async with running(host, keep=True):
+            pass
+        host.config_path.write_text("memory_mib: 64\ncpu_cuont: 2\n")
+        before = host.effects.names
+        async with running(host, keep=True):
+            assert host.effects.names == before, "no effect on the machine"
+            pool = await get_pool(host)
+            assert pool["state"] == "degraded"
+            assert f"{host.config_path}:2:1: cpu_cuont: unknown key" in pool["reason"]
+            assert pool["summary"].startswith("pool degraded: CPUs 2-3 (1 core) on node 0")
+            assert pool["summary"].count("\n") == 0
+        host.configure(**DOCUMENTED)
+        async with running(host):
+            assert (await get_pool(host))["state"] == "ready"
+        host.assert_untouched()
+
+    run(test)
+
+
+def test_reload_changes_the_pool_or_nothing(host: Host) -> None:
+    async def test() -> None:
+        async with running(host) as daemon:
+            host.configure(memory_mib=96, cpu_count=4)
+            await daemon.reload()
+            assert (await get_pool(host))["cpus"] == [4, 5, 6, 7]
+            host.assert_pool_stands()
+            host.configure(memory_mib=96, cpu_count=8)
+            before = host.state
+            with pytest.raises(NoNodeFits, match="node 0: 6 CPUs short"):
+                await daemon.reload()
+            assert host.state == before
+            assert (await get_pool(host))["state"] == "ready", "the pool is still what the file in force asks"
+        host.assert_untouched()
+
+    run(test)
+
+
+def test_reload_over_the_socket_tells_the_error(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reload() -> dict[str, Any]:
+        with Client(socket_of(host)) as client:
+            return client.call(f"{NAME}.Reload")
+
+    async def test() -> None:
+        async with running(host):
+            host.config_path.write_text("- a list\n")
+            with pytest.raises(CallError) as raised:
+                await asyncio.to_thread(reload)
+            assert raised.value.name == f"{NAME}.ReloadFailed"
+            assert raised.value.parameters["exit_code"] == 78
+            assert f"{host.config_path}:1:1" in raised.value.parameters["message"]
+
+    run(test)
+
+
+def test_only_root_may_reload() -> None:
+    async def test() -> None:
+        async def never() -> None:
+            raise AssertionError("reloaded")
+
+        service = Service(lambda: pytest.fail("looked"), never)
+        call = Call(Peer(1, 1000, 1000, None), f"{NAME}.Reload", more=False)  # type: ignore[arg-type]
+        with pytest.raises(VarlinkError) as raised:
+            await service.reload(call, Nothing())
+        assert raised.value.name == f"{NAME}.NotPermitted"
+        assert raised.value.parameters["need"] == "root"
+
+    run(test)
+
+
+def test_drift_is_shown_told_once_and_goes(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        async with running(host) as daemon:
+            host.simulation.online.add(2)
+            daemon.look()
+            daemon.look()
+            pool = await get_pool(host)
+            assert pool["state"] == "degraded"
+            assert pool["drift"] == [{"what": "CPUs 2", "wanted": "offline", "got": "online: the host runs on them"}]
+            told = [r for r in caplog.records if getattr(r, "MESSAGE_ID", None) == POOL_DEGRADED["MESSAGE_ID"]]
+            assert len(told) == 1
+            await daemon.reload()
+            assert (await get_pool(host))["state"] == "ready"
+            host.assert_pool_stands()
+        host.assert_untouched()
+
+    with caplog.at_level(logging.INFO):
+        run(test)
+
+
+def test_watch_tells_the_pool_and_every_change(host: Host) -> None:
+    async def test() -> None:
+        daemon = new_daemon(host)
+        await daemon.start()
+        reader, writer = await asyncio.open_unix_connection(socket_of(host), limit=1 << 20)
+        writer.write(json.dumps({"method": f"{NAME}.Watch", "more": True}).encode() + b"\0")
+
+        async def told() -> dict[str, Any]:
+            reply = json.loads((await reader.readuntil(b"\0"))[:-1])
+            pool: dict[str, Any] = reply["parameters"]["pool"]
+            return pool
+
+        assert (await told())["state"] == "ready"
+        host.configure(memory_mib=96, cpu_count=4)
+        await daemon.reload()
+        assert (await told())["memory_mib"] == 96
+        stop: Awaitable[None] = asyncio.ensure_future(daemon.stop(keep=False))
+        assert (await told())["state"] == "stopping"
+        await stop
+        assert await reader.read() == b""
+        writer.close()
+
+    run(test)
+
+
+def test_a_client_is_answered_while_the_pool_is_made(host: Host) -> None:
+    started, go_on = threading.Event(), threading.Event()
+    kernel = host.simulation.kernel
+    fill = kernel.banks.fill
+
+    def slow(bank: Any) -> None:
+        started.set()
+        assert go_on.wait(10)
+        fill(bank)
+
+    async def test() -> None:
+        kernel.banks.fill = slow  # type: ignore[method-assign]
+        daemon = new_daemon(host)
+        start = asyncio.ensure_future(daemon.start())
+        await asyncio.to_thread(started.wait, 10)
+        assert (await get_pool(host))["state"] == "starting"
+        go_on.set()
+        await start
+        assert (await get_pool(host))["state"] == "ready"
+        await daemon.stop(keep=False)
+
+    run(test)
+
+
+def test_a_successor_adopts_the_pool_without_touching_it(host: Host) -> None:
+    async def test() -> None:
+        async with running(host, keep=True):
+            pass
+        before, effects = host.state, host.effects.names
+        async with running(host):
+            assert host.state == before
+            assert host.effects.names == effects
+            assert (await get_pool(host))["state"] == "ready"
+        host.assert_untouched()
+
+    run(test)
+
+
+def test_tasks_that_will_be_moved_are_named(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    from ali_enclaves_allocator.kernel.processes import Task
+    from tests.sim.kernel import SimTask
+
+    host.simulation.tasks.append(SimTask(Task(77, "pinned"), frozenset({2, 3})))
+    host.simulation.tasks.append(SimTask(Task(78, "free"), frozenset({1, 2})))
+
+    async def test() -> None:
+        async with running(host):
+            pass
+
+    with caplog.at_level(logging.INFO):
+        run(test)
+    told = [r.getMessage() for r in caplog.records if getattr(r, "MESSAGE_ID", None) == TASK_DISPLACED["MESSAGE_ID"]]
+    assert len(told) == 1
+    assert "pinned[77]" in told[0]
+
+
+def test_two_hundred_clients_at_once_are_all_answered(host: Host) -> None:
+    async def ask() -> str:
+        reader, writer = await asyncio.open_unix_connection(socket_of(host), limit=1 << 20)
+        writer.write(json.dumps({"method": f"{NAME}.GetPool"}).encode() + b"\0")
+        reply = json.loads((await reader.readuntil(b"\0"))[:-1])
+        writer.close()
+        await writer.wait_closed()
+        return str(reply["parameters"]["pool"]["state"])
+
+    async def test() -> None:
+        async with running(host):
+            assert await asyncio.gather(*(ask() for _ in range(200))) == ["ready"] * 200
+
+    run(test)
+
+
+def test_the_commands_tell_the_state_by_their_exit_status(
+    host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def test() -> None:
+        assert await status(host, monkeypatch) == cli.NOT_RUNNING
+        assert "not running" in capsys.readouterr().err
+        async with running(host) as daemon:
+            assert await status(host, monkeypatch) == 0
+            shown = capsys.readouterr().out
+            assert "[0 1 kept] [2 3 pool]" in shown
+            assert "2M pages: pool 32 of 32 (0 leased, 32 free for enclaves)" in shown
+            assert await status(host, monkeypatch, "--json") == 0
+            assert json.loads(capsys.readouterr().out)["state"] == "ready"
+            host.simulation.online.add(3)
+            daemon.look()
+            assert await status(host, monkeypatch) == 1
+            assert "drift: CPUs 3: online" in capsys.readouterr().out
+
+    run(test)
+
+
+def test_no_socket_is_an_error_of_its_own(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable):
+        Client(str(tmp_path / "none"))
