@@ -16,8 +16,9 @@ from pydantic_core import to_json
 SERVICE = "org.varlink.service"
 """The interface that every Varlink service has; the errors of the protocol belong to it."""
 
-INTERNAL_ERROR = "InternalError"
-"""The error that every interface has for a failure of ours; the reason goes to the log, not to the client."""
+
+class InternalError(BaseModel):
+    """The service failed; the reason is in its log."""
 
 
 class VarlinkError(Exception):

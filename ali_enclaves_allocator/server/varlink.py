@@ -18,10 +18,10 @@ from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
 from ali_enclaves_allocator.server.contract import (
-    INTERNAL_ERROR,
     SERVICE,
     Call,
     Interface,
+    InternalError,
     Method,
     Nothing,
     Parameters,
@@ -91,7 +91,7 @@ class _Client:
         except Exception:
             log.exception("%s failed", request.method)
             interface, _, _ = request.method.rpartition(".")
-            self.send(request, {"error": f"{interface}.{INTERNAL_ERROR}", "parameters": {}})
+            self.send(request, {"error": f"{interface}.{InternalError.__name__}", "parameters": {}})
 
     async def stream(self, request: _Request, replies: AsyncGenerator[Any, None]) -> None:
         """Send replies as they come, and let other clients have a turn after each."""
