@@ -1,0 +1,338 @@
+"""The choice, on named machines and on every small one."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import combinations
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ali_enclaves_allocator.model import cpus
+from ali_enclaves_allocator.model.config import Config
+from ali_enclaves_allocator.model.errors import AllocatorError, HostMemoryTooLow, MachineTooSmall, Misfit, NoNodeFits
+from ali_enclaves_allocator.model.plan import PAGE_KIB, Plan, choose
+from ali_enclaves_allocator.model.pool import Bank, Pool, Share
+from ali_enclaves_allocator.model.topology import Core, Node, Topology
+from tests.machines import (
+    ALL_FIXED_ON_NODE_1,
+    DUAL_SOCKET_HT,
+    FOUR_NODES,
+    GUEST_2X2X2,
+    NO_SMT,
+    NODE_HOLES,
+    ONE_CORE,
+    ONE_CORE_LEFT,
+    ONE_NODE,
+    UNEVEN_SMT,
+    Machine,
+    cores,
+)
+
+
+def config(**keys: Any) -> Config:
+    return Config.model_validate({"memory_mib": 64, "host_memory_mib": 64} | keys)
+
+
+def pool_of(plan: Plan) -> Pool:
+    """Return the pool that stands when this plan is carried out."""
+    banks = tuple(Bank(f"bank{node}", node, plan.page_kib, pages) for node, pages in plan.pages.items() if pages)
+    return Pool(plan.cores, banks, tuple(Share(bank.node, bank.page_kib, bank.pages) for bank in banks))
+
+
+def cpu_list(plan: Plan) -> str:
+    return cpus.format(cpu for core in plan.cores for cpu in core.cpus)
+
+
+@pytest.mark.parametrize(
+    ("machine", "keys", "wanted_cpus", "wanted_pages"),
+    [
+        (GUEST_2X2X2, {"cpu_count": 2}, "2-3", {0: 32}),
+        (GUEST_2X2X2, {"cpu_count": 4}, "4-7", {1: 32}),
+        (GUEST_2X2X2, {"cpu_count": 4, "max_enclaves": 2}, "4-7", {1: 32}),
+        (GUEST_2X2X2, {"cpu_count": 6, "max_enclaves": 2}, "2-7", {0: 10, 1: 22}),
+        (GUEST_2X2X2, {"cpu_pool": "6-7"}, "6-7", {1: 32}),
+        (GUEST_2X2X2, {"cpu_pool": "2-3,6-7", "max_enclaves": 2}, "2-3,6-7", {0: 16, 1: 16}),
+        (GUEST_2X2X2, {"cpu_count": 2, "memory_mib": 65}, "2-3", {0: 33}),
+        (GUEST_2X2X2, {"cpu_count": 2, "hugepage_size": "1G", "memory_mib": 1025}, "2-3", {0: 2}),
+        (GUEST_2X2X2, {"cpu_count": 2, "max_enclaves": 2, "memory_mib": 5000}, "2-3,6-7", None),
+        (DUAL_SOCKET_HT, {"cpu_count": 2}, "3,11", {0: 32}),
+        (DUAL_SOCKET_HT, {"cpu_count": 6}, "1-3,9-11", {0: 32}),
+        (DUAL_SOCKET_HT, {"cpu_count": 8}, "4-7,12-15", {1: 32}),
+        (NO_SMT, {"cpu_count": 3}, "1-3", {0: 32}),
+        (ONE_NODE, {"cpu_count": 2}, "6-7", {0: 32}),
+        (FOUR_NODES, {"cpu_count": 4}, "4-7", {1: 32}),
+        (FOUR_NODES, {"cpu_count": 6, "max_enclaves": 3}, "2-7", {0: 10, 1: 22}),
+        (FOUR_NODES, {"cpu_count": 14, "max_enclaves": 4}, "2-15", {0: 4, 1: 10, 2: 9, 3: 9}),
+        (ONE_CORE_LEFT, {"cpu_count": 2}, "2-3", {0: 32}),
+        (UNEVEN_SMT, {"cpu_count": 1}, "6", {0: 32}),
+        (UNEVEN_SMT, {"cpu_count": 2}, "2,6", {0: 32}),
+        (UNEVEN_SMT, {"cpu_count": 3}, "4-6", {0: 32}),
+        (NODE_HOLES, {"cpu_count": 2}, "2-3", {0: 32}),
+        (NODE_HOLES, {"cpu_count": 2, "memory_mib": 3000}, "10-11", {5: 1500}),
+        (ALL_FIXED_ON_NODE_1, {"cpu_count": 2}, "2-3", {0: 32}),
+    ],
+)
+def test_chooses(machine: Machine, keys: dict[str, Any], wanted_cpus: str, wanted_pages: dict[int, int] | None) -> None:
+    topology = machine.topology()
+    if wanted_pages is None:
+        with pytest.raises(NoNodeFits):
+            choose(config(**keys), topology, Pool())
+        return
+    plan = choose(config(**keys), topology, Pool())
+    assert (cpu_list(plan), plan.pages) == (wanted_cpus, wanted_pages)
+
+
+@pytest.mark.parametrize(
+    ("machine", "keys", "told"),
+    [
+        (
+            ONE_CORE,
+            {"cpu_count": 2},
+            "cannot set a pool aside: the machine has 2 online CPUs, at least 4 are needed; nothing was changed\n"
+            "  (one physical core with all its hyper-threads stays with the host; choose a larger instance)",
+        ),
+        (
+            GUEST_2X2X2,
+            {"cpu_count": 3},
+            "cpu_count: got 3, wanted whole cores of 2 CPUs: 2 or 4; nothing was changed",
+        ),
+        (GUEST_2X2X2, {"cpu_count": 1}, "cpu_count: got 1, wanted whole cores of 2 CPUs: 2; nothing was changed"),
+        (GUEST_2X2X2, {"cpu_count": 5}, "cpu_count: got 5, wanted whole cores of 2 CPUs: 4 or 6; nothing was changed"),
+        (
+            GUEST_2X2X2,
+            {"cpu_pool": "2-3,8-9"},
+            "cpu_pool: CPUs 8-9 are not online; wanted some of 0-7; nothing was changed",
+        ),
+        (
+            GUEST_2X2X2,
+            {"cpu_pool": "1-3"},
+            "cpu_pool: CPUs 1 must stay with the host, with their core 0-1; nothing was changed",
+        ),
+        (
+            GUEST_2X2X2,
+            {"cpu_pool": "2-3,6"},
+            "cpu_pool: got part of core 6-7, wanted whole cores: 7 is missing; nothing was changed",
+        ),
+        (
+            GUEST_2X2X2,
+            {"cpu_pool": "2-3,6-7"},
+            "cpu_pool: got CPUs on nodes 0-1, wanted one node: an EVM lives on one; nothing was changed",
+        ),
+        (
+            GUEST_2X2X2,
+            {"cpu_count": 6},
+            "cannot place 6 CPUs and 64 MiB on one node: node 0: 4 CPUs short (2 available); "
+            "node 1: 2 CPUs short (4 available); nothing was changed\n"
+            "  (what would fit: cpu_count: 2 with memory_mib: 4096 on node 0, "
+            "or cpu_count: 4 with memory_mib: 4096 on node 1)",
+        ),
+        (
+            NODE_HOLES,
+            {"cpu_count": 4, "memory_mib": 4500},
+            "cannot place 4 CPUs and 4500 MiB on one node: node 0: 2 CPUs short (2 available), "
+            "3476 MiB short (1024 available); node 2: 2452 MiB short (2048 available); "
+            "node 3: 4 CPUs short (0 available); node 5: 404 MiB short (4096 available); nothing was changed\n"
+            "  (what would fit: cpu_count: 2 with memory_mib: 1024 on node 0, "
+            "or cpu_count: 4 with memory_mib: 2048 on node 2, or cpu_count: 4 with memory_mib: 4096 on node 5)",
+        ),
+        (
+            ONE_NODE,
+            {"cpu_count": 2, "memory_mib": 4000, "host_memory_mib": 512},
+            "cannot reserve 4000 MiB: 4096 MiB are available now and 512 MiB must stay with the host "
+            "(host_memory_mib); nothing was changed\n"
+            "  (at most 3584 MiB more can be reserved now; stop programs, or lower memory_mib or host_memory_mib)",
+        ),
+        (
+            ALL_FIXED_ON_NODE_1,
+            {"cpu_pool": "6-7"},
+            "cpu_pool: CPUs 6 must stay with the host, with their core 0-1,4,6; nothing was changed",
+        ),
+    ],
+)
+def test_tells_why_not(machine: Machine, keys: dict[str, Any], told: str) -> None:
+    with pytest.raises(AllocatorError) as refused:
+        choose(config(**keys), machine.topology(), Pool())
+    assert str(refused.value) == told
+
+
+def test_a_change_keeps_the_present_cores_even_if_others_would_be_chosen_now() -> None:
+    topology = ONE_NODE.topology()
+    present = Pool((Core((2, 3), 0),))
+    assert cpu_list(choose(config(cpu_count=2), topology, present)) == "2-3"
+    assert cpu_list(choose(config(cpu_count=4), topology, present)) == "2-3,6-7"
+
+
+def test_a_change_stays_on_the_present_node_where_it_can() -> None:
+    present = Pool((Core((6, 7), 1),))
+    assert cpu_list(choose(config(cpu_count=2), GUEST_2X2X2.topology(), present)) == "6-7"
+    assert cpu_list(choose(config(cpu_count=2), GUEST_2X2X2.topology(), Pool())) == "2-3"
+
+
+def test_memory_follows_the_room_where_a_node_is_short_of_its_part() -> None:
+    topology = replace_available(GUEST_2X2X2, {0: 4, 1: 1024})
+    plan = choose(config(cpu_count=6, max_enclaves=2), topology, Pool())
+    assert plan.pages == {0: 2, 1: 30}
+
+
+def replace_available(machine: Machine, available_mib: dict[int, int]) -> Topology:
+    """Return a machine's topology with so much memory to be had on each node."""
+    topology = machine.topology()
+    nodes = tuple(replace(node, available_kib=available_mib[node.id] * 1024) for node in topology.nodes)
+    return replace(topology, nodes=nodes)
+
+
+@st.composite
+def topologies(draw: st.DrawFn) -> Topology:
+    """Draw a machine of up to 4 nodes with up to 4 cores of 1 or 2 CPUs each, numbered in any order."""
+    ids = draw(st.lists(st.integers(0, 6), min_size=1, max_size=4, unique=True))
+    widest = draw(st.integers(1, 2))
+    widths = {node: draw(st.lists(st.integers(1, widest) | st.just(widest), max_size=4)) for node in sorted(ids)}
+    count = sum(sum(part) for part in widths.values())
+    numbers = iter(draw(st.one_of(st.just(list(range(count))), st.permutations(range(count)))))
+    nodes = []
+    for node, part in widths.items():
+        made = cores(node, *(tuple(sorted(next(numbers) for _ in range(width))) for width in part))
+        available = draw(st.integers(0, 300)) * 1024
+        nodes.append(Node(node, tuple(sorted(made)), draw(st.integers(300, 302)) * 1024, available))
+    fixed = draw(st.frozensets(st.sampled_from(range(count)), max_size=2)) if count else frozenset()
+    return Topology(tuple(nodes), draw(st.integers(200, 1200)) * 1024, fixed)
+
+
+@st.composite
+def configs(draw: st.DrawFn, topology: Topology) -> Config:
+    """Draw a configuration that may suit the machine."""
+    keys: dict[str, Any] = {
+        "memory_mib": draw(st.integers(1, 300)),
+        "max_enclaves": draw(st.integers(1, 4)),
+        "hugepage_size": draw(st.sampled_from(["2M"] * 9 + ["1G"])),
+    }
+    free = free_cores(topology) if topology.cores else []
+    named = draw(st.lists(st.sampled_from(free), min_size=1, max_size=8, unique=True)) if free else []
+    if draw(st.integers(0, 9)) == 0 or not free:
+        keys["cpu_count"] = draw(st.integers(1, 17))
+    elif draw(st.integers(0, 3)):
+        keys["cpu_count"] = sum(len(core.cpus) for core in named)
+    else:
+        stray = draw(st.lists(st.sampled_from(topology.cores), max_size=1))
+        keys["cpu_pool"] = cpus.format(cpu for core in (*named, *stray) for cpu in core.cpus)
+    return config(**keys)
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> tuple[Config, Topology, Pool]:
+    """Draw a machine, a configuration, and a pool that another configuration may have made there."""
+    topology = draw(topologies())
+    present = Pool()
+    if draw(st.booleans()):
+        try:
+            present = pool_of(choose(draw(configs(topology)), topology, Pool()))
+        except AllocatorError:
+            present = Pool()
+    return draw(configs(topology)), topology, present
+
+
+def free_cores(topology: Topology) -> list[Core]:
+    """Return the cores that a pool may have."""
+    host = next(core for core in topology.cores if min(topology.cpus) in core.cpus)
+    return [core for core in topology.cores if core != host and not set(core.cpus) & topology.fixed_cpus]
+
+
+def fitting_nodes(asked: Config, topology: Topology) -> list[Node]:
+    """Return by exhaustive search every single node that has the cores and the memory."""
+    page_kib = PAGE_KIB[asked.hugepage_size]
+    return [
+        node
+        for node in topology.nodes
+        if node.available_kib // page_kib * page_kib >= asked.memory_mib * 1024
+        and any(
+            suits(asked, picked) for picked in subsets(core for core in free_cores(topology) if core.node == node.id)
+        )
+    ]
+
+
+def suits(asked: Config, picked: Iterable[Core]) -> bool:
+    """Tell whether these cores are what is asked."""
+    numbers = sorted(cpu for core in picked for cpu in core.cpus)
+    return numbers == list(asked.cpu_pool) if asked.cpu_pool else len(numbers) == asked.cpu_count
+
+
+def subsets(of: Iterable[Core]) -> Iterable[tuple[Core, ...]]:
+    every = list(of)
+    return (picked for size in range(1, len(every) + 1) for picked in combinations(every, size))
+
+
+@settings(max_examples=300, deadline=None)
+@given(requests())
+def test_every_plan_follows_every_rule(request: tuple[Config, Topology, Pool]) -> None:
+    asked, topology, present = request
+    try:
+        plan = choose(asked, topology, present)
+    except AllocatorError as refusal:
+        assert_refused_rightly(refusal, asked, topology)
+        return
+    assert set(plan.cores) <= set(free_cores(topology)), "rule 1"
+    reserved_kib = sum(plan.pages.values()) * plan.page_kib
+    assert plan.page_kib == PAGE_KIB[asked.hugepage_size]
+    assert 0 <= reserved_kib - asked.memory_mib * 1024 < plan.page_kib, "rule 2"
+    assert topology.available_kib - reserved_kib >= asked.host_memory_mib * 1024, "rule 2"
+    assert suits(asked, plan.cores), "rule 3"
+    assert all(plan.pages[node] * plan.page_kib <= topology.node(node).available_kib for node in plan.pages)
+    assert_placed_rightly(plan, asked, topology, present)
+    assert choose(asked, replace(topology, nodes=topology.nodes[::-1]), present) == plan, "deterministic"
+    assert choose(asked, topology, pool_of(plan)) == plan, "stable"
+
+
+def assert_placed_rightly(plan: Plan, asked: Config, topology: Topology, present: Pool) -> None:
+    """Check rules 4 and 5."""
+    nodes = {core.node for core in plan.cores}
+    assert nodes == set(plan.pages), "memory is where the cores are"
+    fitting = fitting_nodes(asked, topology)
+    if not fitting:
+        assert len(nodes) > 1 and asked.max_enclaves > 1
+        assert_in_proportion(plan, topology)
+        return
+    free = free_cores(topology)
+
+    def rank(node: Node) -> tuple[int, int, int, int]:
+        kept = sum(len(core.cpus) for core in present.cores if core.node == node.id)
+        return -kept, sum(len(core.cpus) for core in free if core.node == node.id), node.memory_kib, node.id
+
+    assert nodes == {min(fitting, key=rank).id}
+    widths = {len(core.cpus) for core in free}
+    here = {core for core in present.cores if core.node in nodes}
+    if not asked.cpu_pool and len(widths) == 1:
+        assert here <= set(plan.cores) or set(plan.cores) <= here, "only the difference is touched"
+
+
+def assert_in_proportion(plan: Plan, topology: Topology) -> None:
+    """Check that memory is spread as the CPUs are, but for rounding, where every node has the room."""
+    pages = sum(plan.pages.values())
+    total = sum(len(core.cpus) for core in plan.cores)
+    if all(topology.node(node).available_kib // plan.page_kib >= pages for node in plan.pages):
+        for node, count in plan.pages.items():
+            part = sum(len(core.cpus) for core in plan.cores if core.node == node)
+            assert abs(count - pages * part / total) < len(plan.pages)
+
+
+def assert_refused_rightly(refusal: AllocatorError, asked: Config, topology: Topology) -> None:
+    """Check that what was refused cannot be had."""
+    free = free_cores(topology) if topology.cores else []
+    match refusal:
+        case MachineTooSmall():
+            assert len(topology.cpus) < 2 * max((len(core.cpus) for core in topology.cores), default=1)
+        case Misfit(key="cpu_count"):
+            assert not any(suits(asked, picked) for picked in subsets(free))
+        case Misfit(key="cpu_pool"):
+            nodes = {core.node for core in topology.cores if set(core.cpus) & set(asked.cpu_pool or ())}
+            whole = any(suits(asked, picked) for picked in subsets(free))
+            assert not whole or (len(nodes) > 1 and asked.max_enclaves == 1)
+        case NoNodeFits():
+            assert not fitting_nodes(asked, topology)
+        case HostMemoryTooLow():
+            page_kib = PAGE_KIB[asked.hugepage_size]
+            reserved_kib = -(-asked.memory_mib * 1024 // page_kib) * page_kib
+            assert topology.available_kib // 1024 - reserved_kib // 1024 < asked.host_memory_mib
+        case _:
+            raise AssertionError(refusal)
