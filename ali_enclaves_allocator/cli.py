@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-
 from ali_enclaves_allocator import __version__
 
 if TYPE_CHECKING:

@@ -8,19 +8,25 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ali_enclaves_allocator import line, unit
 from ali_enclaves_allocator.change.ledger import Ledger
 from ali_enclaves_allocator.kernel.doors import Kernel
 from ali_enclaves_allocator.kernel.linux import boot_id, linux_kernel
+from ali_enclaves_allocator.lender import Lender
 from ali_enclaves_allocator.model.errors import AllocatorError
 from ali_enclaves_allocator.model.events import POOL_DEGRADED, POOL_GIVEN_BACK, POOL_KEPT, POOL_READY, REFUSED
-from ali_enclaves_allocator.model.pool import Drift, Pool, drift
+from ali_enclaves_allocator.model.lease import Request
+from ali_enclaves_allocator.model.pool import Drift, Lease, Pool, drift
+from ali_enclaves_allocator.model.refusals import PoolNotReady
+from ali_enclaves_allocator.server.contract import Peer
 from ali_enclaves_allocator.server.endpoint import Endpoint
 from ali_enclaves_allocator.server.interface import PoolView, State, pool_view
 from ali_enclaves_allocator.server.monitor import Monitor
 from ali_enclaves_allocator.server.service import Service
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +61,8 @@ class Daemon:
         self._changing = asyncio.Lock()
         self._view: PoolView | None = None
         self._view_at = 0.0
-        self._service = Service(self.view, self.reload)
+        self._service = Service(self)
+        self._lender = Lender(kernel, ledger, self._change, self._tell)
         self._endpoint: Endpoint | None = None
         self._monitor = Monitor(self.look)
 
@@ -83,6 +90,7 @@ class Daemon:
             if self._ledger.record.pool == Pool():
                 raise
             self._refuse(error)
+        self._lender.watch()
         self._phase = "ready"
         self._monitor.start()
         unit.store_socket(self._endpoint.listener)
@@ -104,6 +112,24 @@ class Daemon:
         self.look()
         log.info("%s", self.view().summary, extra=POOL_READY)
 
+    async def acquire(self, request: Request, peer: Peer) -> tuple[Lease, int]:
+        """Lend to the process that connected.
+
+        Raises:
+            AllocatorError: the pool is not ready, or the lender's reason; nothing was lent.
+        """
+        if self._phase != "ready" or self._drift or self._ledger.record.phase != "idle":
+            raise PoolNotReady(self.state, self.view().reason or "it is being changed")
+        return await self._lender.acquire(request, peer)
+
+    async def release(self, id: str, peer: Peer) -> None:
+        """End a lease; raises AllocatorError."""
+        await self._lender.release(id, peer)
+
+    def leases(self) -> tuple[Lease, ...]:
+        """Return the leases that were granted, the oldest first."""
+        return tuple(lease for lease in self._ledger.record.pool.leases if lease.granted)
+
     async def stop(self, keep: bool) -> None:
         """Give the pool back, or keep it for the successor. Whatever happens, nothing of the daemon is left.
 
@@ -118,12 +144,15 @@ class Daemon:
                 log.info("the pool stays for the successor: %s", self._ledger.record.pool.describe(), extra=POOL_KEPT)
             else:
                 await self._change(lambda: line.give_back(self._kernel, self._ledger))
-                log.info("the pool is given back to the host", extra=POOL_GIVEN_BACK)
+                left = self._ledger.record.pool
+                stays = f", except what leases hold: {left.describe()}" if left != Pool() else ""
+                log.info("the pool is given back to the host%s", stays, extra=POOL_GIVEN_BACK)
         finally:
             await self.close(keep)
 
     async def close(self, keep: bool = False) -> None:
         """Close the socket and let go of the ledger."""
+        await self._lender.close()
         if self._endpoint:
             await self._endpoint.close(keep)
         self._ledger.close()
@@ -157,6 +186,7 @@ class Daemon:
         return self._endpoint is not None and await self._endpoint.answers()
 
     def _bring_into_force(self) -> None:
+        line.end_dead_leases(self._kernel, self._ledger)
         line.bring_into_force(self._paths.config, self._kernel, self._ledger)
 
     def _refuse(self, error: AllocatorError) -> None:
@@ -170,11 +200,11 @@ class Daemon:
         unit.status(self.view().summary)
         self._service.publish()
 
-    async def _change(self, work: Callable[[], None]) -> None:
+    async def _change(self, work: Callable[[], T]) -> T:
         """Do blocking work in a thread, one change at a time, while the loop answers and systemd waits."""
         async with self._changing, _beside(_extend_timeout()):
             try:
-                await asyncio.to_thread(work)
+                return await asyncio.to_thread(work)
             finally:
                 self._view = None
 

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 from ali_enclaves_allocator.change.difference import Change, difference
+from ali_enclaves_allocator.change.leases import sweep
 from ali_enclaves_allocator.change.ledger import Ledger
 from ali_enclaves_allocator.change.steps import SetCpu
 from ali_enclaves_allocator.change.transaction import carry_out, recover
@@ -14,7 +15,7 @@ from ali_enclaves_allocator.kernel.doors import Kernel
 from ali_enclaves_allocator.model import cpus
 from ali_enclaves_allocator.model.config import Config, ConfigInvalid, load
 from ali_enclaves_allocator.model.errors import ConfigUnreadable, Misfit, page_size
-from ali_enclaves_allocator.model.events import MEMORY_ROUNDED, RECOVERED, TASK_DISPLACED
+from ali_enclaves_allocator.model.events import LEASE_ENDED, MEMORY_ROUNDED, RECOVERED, TASK_DISPLACED
 from ali_enclaves_allocator.model.plan import Plan, choose
 from ali_enclaves_allocator.model.pool import Pool
 from ali_enclaves_allocator.model.source import Source
@@ -22,8 +23,16 @@ from ali_enclaves_allocator.model.yamltext import MAX_BYTES
 
 log = logging.getLogger(__name__)
 
-NO_PLAN = Plan(cores=(), page_kib=0, pages={})
-"""The plan that gives everything back."""
+
+def end_dead_leases(kernel: Kernel, ledger: Ledger) -> None:
+    """Take back the leases whose holders ended while no daemon watched.
+
+    Raises:
+        AllocatorError: the kernel refused a step.
+    """
+    _recover(kernel, ledger)
+    for lease in sweep(kernel, ledger):
+        log.info("lease %s ended: its holder is gone", lease.describe(), extra=LEASE_ENDED)
 
 
 def bring_into_force(path: Path, kernel: Kernel, ledger: Ledger) -> None:
@@ -72,7 +81,7 @@ def propose(config: Config, source: Source, kernel: Kernel, pool: Pool) -> Chang
 
 
 def give_back(kernel: Kernel, ledger: Ledger) -> None:
-    """Give everything back to the host.
+    """Give everything back to the host that no lease holds.
 
     Raises:
         NotGivenBack: the kernel refused some of it.
@@ -80,7 +89,19 @@ def give_back(kernel: Kernel, ledger: Ledger) -> None:
     _recover(kernel, ledger)
     pool = ledger.record.pool
     if pool != Pool():
-        carry_out(difference(pool, kernel.sight(pool), NO_PLAN, None), kernel, ledger)
+        carry_out(
+            difference(pool, kernel.sight(pool), _leased_plan(pool), pool.config if pool.leases else None),
+            kernel,
+            ledger,
+        )
+
+
+def _leased_plan(pool: Pool) -> Plan:
+    """Return the plan that keeps what leases hold, and no more."""
+    pages: dict[int, int] = {}
+    for bank in pool.leased_banks:
+        pages[bank.node] = pages.get(bank.node, 0) + bank.pages
+    return Plan(tuple(sorted(pool.leased_cores)), max((bank.page_kib for bank in pool.leased_banks), default=0), pages)
 
 
 def _recover(kernel: Kernel, ledger: Ledger) -> None:

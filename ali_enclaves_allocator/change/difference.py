@@ -44,7 +44,7 @@ def difference(pool: Pool, sight: Sight, plan: Plan, config: Config | None) -> C
     keys = sorted(wanted.keys() | {(share.node, share.page_kib) for share in pool.shares})
     memory = [_memory(pool, sight, key, wanted.get(key, 0), names) for key in keys]
     cpus = {cpu for core in plan.cores for cpu in core.cpus}
-    offline = [SetCpu(cpu, online=False) for cpu in sorted(cpus & sight.online)]
+    offline = [SetCpu(cpu, online=False) for cpu in sorted((cpus - pool.lent_cpus) & sight.online)]
     online = [SetCpu(cpu, online=True) for cpu in sorted(pool.cpus - cpus - sight.online)]
     return Change(
         pool=Pool(
@@ -52,6 +52,7 @@ def difference(pool: Pool, sight: Sight, plan: Plan, config: Config | None) -> C
             banks=tuple(bank for part in memory for bank in part.kept),
             shares=tuple(Share(*key, pages, pool.share(*key).absorbed) for key, pages in sorted(wanted.items())),
             config=config,
+            leases=pool.leases,
         ),
         take=(*_all(memory, "raises"), *_all(memory, "banks"), *offline),
         give=(*online, *_all(memory, "drops"), *_all(memory, "lowers")),
@@ -59,18 +60,25 @@ def difference(pool: Pool, sight: Sight, plan: Plan, config: Config | None) -> C
 
 
 def _memory(pool: Pool, sight: Sight, key: tuple[int, int], wanted: int, names: Iterator[str]) -> _Memory:
-    """Return the steps that bring one node's pages of one size to `wanted`, keeping every bank that fits."""
+    """Return the steps that bring one node's pages of one size to `wanted`.
+
+    Leased banks stay. The rest is one bank, so that one lease can have all of it.
+    """
     part = _Memory()
     share = pool.share(*key)
     mounted = [bank for bank in pool.banks if (bank.node, bank.page_kib) == key and bank.name in sight.held]
     held = sum(sight.held[bank.name] for bank in mounted)
     lowered = sight.pages[key].persistent < share.pages  # by somebody: what no bank holds is no longer ours
     ours = held if lowered else share.pages
-    missing = wanted
-    for bank in sorted(mounted, key=lambda bank: -bank.pages):
-        if sight.held[bank.name] >= bank.pages and bank.pages <= missing:
+    leased = set(pool.leased_banks)
+    part.kept += [bank for bank in mounted if bank in leased]
+    missing = wanted - sum(bank.pages for bank in part.kept)
+    for bank in mounted:
+        if bank in leased:
+            continue
+        if missing and sight.held[bank.name] >= bank.pages == missing:
             part.kept.append(bank)
-            missing -= bank.pages
+            missing = 0
         else:
             part.drops.append(SetBank(bank, present=False))
     raised = 0

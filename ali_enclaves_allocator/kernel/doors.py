@@ -6,7 +6,7 @@ from typing import Protocol
 
 from ali_enclaves_allocator.kernel.processes import Processes
 from ali_enclaves_allocator.kernel.sysfs import Sysfs
-from ali_enclaves_allocator.model.pool import Bank, Pool, Sight
+from ali_enclaves_allocator.model.pool import Bank, Lease, Pool, Sight
 from ali_enclaves_allocator.model.topology import Topology
 
 
@@ -16,14 +16,40 @@ class Banks(Protocol):
     def mount(self, bank: Bank) -> None:
         """Mount a bank of exactly its size; one that is mounted already stays as it is."""
 
-    def fill(self, bank: Bank) -> None:
-        """Hold every page of the bank that is not held, on its node. Where pages run short, hold what there is."""
+    def fill(self, bank: Bank, pages: int) -> None:
+        """Make the hold file this many pages of the bank's node. Where pages run short, it holds what there is."""
+
+    def carve(self, bank: Bank, lease: Lease, rest: int) -> int:
+        """Give a lease its pages, clear, as a file of its holder's, and leave `rest` pages held. Return its fd."""
+
+    def reclaim(self, bank: Bank, lease: str, rest: int) -> None:
+        """Take a lease's pages away from whoever still has them, and hold `rest` pages again."""
 
     def unmount(self, bank: Bank) -> None:
         """Unmount a bank, which frees its pages; one that is not mounted is no error."""
 
     def held(self) -> Mapping[str, int]:
         """Return the pages in use in each mounted bank, by its name."""
+
+
+class Scopes(Protocol):
+    """The cgroups of leases, owned by systemd."""
+
+    def confine(self, cpus: frozenset[int]) -> None:
+        """Make these CPUs, the offline ones included, a partition that no host task can enter; none dissolves it.
+
+        Raises:
+            OnlineImpossible: the kernel or another cgroup does not allow it.
+        """
+
+    def start(self, lease: Lease) -> None:
+        """Move the holder into the lease's scope, on its CPUs where they are online."""
+
+    def stop(self, lease: Lease) -> None:
+        """End every task of the lease's scope, and return when none is left; without a scope nothing happens."""
+
+    def confined(self) -> frozenset[int]:
+        """Return the CPUs that no host task can enter now."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +59,7 @@ class Kernel:
     sysfs: Sysfs
     banks: Banks
     processes: Processes
+    scopes: Scopes
 
     def topology(self, pool: Pool) -> Topology:
         """Read the machine as it would be if the pool were given back."""
@@ -50,4 +77,5 @@ class Kernel:
             for kib in self.sysfs.page_sizes(node)
             if kib in sizes
         }
-        return Sight(self.sysfs.online(), pages, self.banks.held())
+        confined = self.scopes.confined() if pool.lent_cpus else frozenset()
+        return Sight(self.sysfs.online(), pages, self.banks.held(), confined)

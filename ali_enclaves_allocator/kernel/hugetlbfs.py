@@ -8,12 +8,13 @@ import ctypes
 import errno
 import os
 import platform
-import subprocess
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
-from ali_enclaves_allocator.model.pool import Bank
+from ali_enclaves_allocator.kernel.systemd import systemd
+from ali_enclaves_allocator.model.pool import Bank, Lease
 
 SET_MEMPOLICY = {"x86_64": 238, "aarch64": 237}
 """The system call's number; glibc has no wrapper, only libnuma does (set_mempolicy(2))."""
@@ -44,19 +45,22 @@ class LinuxBanks:
             return
         size = f"{bank.pages * bank.page_kib}K"
         options = f"pagesize={bank.page_kib}K,size={size},min_size={size},mode=0700,nosuid,nodev,noexec"
-        _systemd(
+        systemd(
             *("systemd-mount", "--quiet", "--no-ask-password", "--collect", "--fsck=no", "--type=hugetlbfs"),
             *(f"--options={options}", f"--description=Enclave memory of node {bank.node}", "hugetlbfs", str(where)),
         )
 
-    def fill(self, bank: Bank) -> None:
-        """Fill the hold file from the bank's node. Where pages run short, the file keeps what it got."""
+    def fill(self, bank: Bank, pages: int) -> None:
+        """Fill the hold file from the bank's node. Where pages run short, the file keeps what it got.
+
+        The pages are allocated in a thread of its own, whose memory policy ends with it.
+        """
         failures: list[OSError] = []
         hold = self._directory / bank.name / HOLD_FILE
 
         def allocate() -> None:
             try:
-                _allocate(hold, bank.pages * bank.page_kib * 1024, bank.node)
+                _allocate(hold, pages * bank.page_kib * 1024, bank.node)
             except OSError as error:
                 failures.append(error)
 
@@ -66,6 +70,40 @@ class LinuxBanks:
         if failures and failures[0].errno not in (errno.ENOSPC, errno.ENOMEM):
             raise failures[0]
 
+    def carve(self, bank: Bank, lease: Lease, rest: int) -> int:
+        """Make the front of the hold file the lease's file, and hold the rest in a new one.
+
+        The front was cleared when it was allocated and nobody ever had it. The pages cut off go to the mount's own
+        reservation, so only for a moment, and only where the node has pages of others idle, could one be taken.
+
+        Raises:
+            OSError: the hold file is not there, or shorter than the lease.
+        """
+        directory = self._directory / bank.name
+        size = lease.pages * bank.page_kib * 1024
+        file = os.open(directory / HOLD_FILE, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            if os.fstat(file).st_blocks * 512 < size:
+                raise OSError(errno.ENOSPC, "the bank holds fewer pages than the lease")
+            os.ftruncate(file, size)
+            os.rename(directory / HOLD_FILE, directory / f"lease-{lease.id}")
+            self.fill(bank, rest)
+            os.fchmod(file, 0o600)
+            os.fchown(file, lease.holder.uid, lease.holder.gid)
+        except BaseException:
+            os.close(file)
+            raise
+        return file
+
+    def reclaim(self, bank: Bank, lease: str, rest: int) -> None:
+        """Truncate and remove the lease's file, and hold its pages again. Who still maps them gets SIGBUS."""
+        path = self._directory / bank.name / f"lease-{lease}"
+        with suppress(FileNotFoundError):
+            os.truncate(path, 0)
+            path.unlink()
+        if path.parent.is_mount():
+            self.fill(bank, rest)
+
     def unmount(self, bank: Bank) -> None:
         """Stop the bank's mount unit and remove its directory.
 
@@ -74,7 +112,7 @@ class LinuxBanks:
         """
         where = self._directory / bank.name
         if where.is_mount():
-            _systemd("systemd-umount", "--quiet", "--no-ask-password", str(where))
+            systemd("systemd-umount", "--quiet", "--no-ask-password", str(where))
         if where.exists():
             where.rmdir()
 
@@ -98,15 +136,8 @@ def _allocate(path: Path, size_bytes: int, node: int) -> None:
         raise OSError(ctypes.get_errno(), "cannot set the memory policy")
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
+        if not size_bytes:
+            return
         os.posix_fallocate(file, 0, size_bytes)
     finally:
         os.close(file)
-
-
-def _systemd(*command: str) -> None:
-    """Run one of systemd's commands, which wait for the job to end."""
-    try:
-        subprocess.run(command, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    except subprocess.CalledProcessError as error:
-        reason = " ".join(error.stderr.split()) or f"exit status {error.returncode}"
-        raise OSError(errno.EIO, f"{command[0]}: {reason}") from error

@@ -7,6 +7,8 @@ from typing import Protocol
 
 import psutil
 
+from ali_enclaves_allocator.model.pool import Holder
+
 SCHED_DEADLINE = 6
 """The policy that reserves CPU time and makes the kernel refuse an offline (sched(7))."""
 
@@ -35,6 +37,12 @@ class Processes(Protocol):
     def deadline_tasks(self, cpu: int) -> list[Task]:
         """Return the SCHED_DEADLINE tasks that may run on a CPU."""
 
+    def holder(self, pid: int, uid: int, gid: int) -> Holder | None:
+        """Describe a process that a lease will belong to; None when it has ended."""
+
+    def alive(self, holder: Holder) -> bool:
+        """Tell whether that very process still runs."""
+
 
 class LinuxProcesses:
     """The real one, through psutil."""
@@ -50,6 +58,25 @@ class LinuxProcesses:
     def deadline_tasks(self, cpu: int) -> list[Task]:
         """Return the SCHED_DEADLINE tasks that may run on a CPU."""
         return [task for task in _tasks() if _policy(task) == SCHED_DEADLINE and cpu in _affinity(task)]
+
+    def holder(self, pid: int, uid: int, gid: int) -> Holder | None:
+        """Describe a process that a lease will belong to; None when it has ended."""
+        started = _started(pid)
+        return Holder(pid, started, uid, gid, _comm(pid)) if started else None
+
+    def alive(self, holder: Holder) -> bool:
+        """Tell whether that very process still runs; one that is dead but not yet waited for does not."""
+        return _started(holder.pid) == holder.started
+
+
+def _started(pid: int) -> int:
+    """Return when a process started, in clock ticks from boot; 0 when it is dead or a zombie (proc(5))."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
+            fields = stat.read().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return 0 if fields[0] in "ZX" else int(fields[19])
 
 
 def _tasks() -> Iterator[Task]:

@@ -227,6 +227,21 @@ class KernelRefused(AllocatorError):
 
 
 @dataclass
+class LeaseInTheWay(AllocatorError):
+    """The file asks for a pool that would cut a lease."""
+
+    leases: list[str]
+
+    def what(self) -> str:
+        """Name the leases."""
+        return f"cannot change the pool: it would cut a lease: {', '.join(self.leases)}"
+
+    def hint(self) -> str:
+        """Say what ends a lease."""
+        return "keep its CPUs and memory in the pool, or end the enclave first: enclave-cli terminate-enclave"
+
+
+@dataclass
 class NotGivenBack(AllocatorError):
     """Some of what was to be given back to the host is still refused by the kernel."""
 

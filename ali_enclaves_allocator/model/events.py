@@ -40,3 +40,9 @@ MEMORY_ROUNDED = _event("203c0e039efc4f8db01dcdcc1e14f584")
 
 RECORDS_DROPPED = _event("f2555bdbab76435587107fdafff79bcd")
 """The journal did not take some records; this one says how many."""
+
+LEASE_GRANTED = _event("b328bcdb315946958b7bc16a6ca5e1a7")
+"""A part of the pool was lent."""
+
+LEASE_ENDED = _event("81edbd09e01e45d49587ef499bc9eaed")
+"""A lease ended, and its part is back in the pool."""

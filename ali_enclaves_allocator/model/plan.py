@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from ali_enclaves_allocator.model import cpus
+from ali_enclaves_allocator.model.choice import reachable, whole_cores
 from ali_enclaves_allocator.model.config import Config
 from ali_enclaves_allocator.model.errors import (
     HostMemoryTooLow,
+    LeaseInTheWay,
     MachineTooSmall,
     Misfit,
     NodeOffer,
@@ -45,12 +47,14 @@ def choose(config: Config, topology: Topology, present: Pool) -> Plan:
        span nodes, on as few as possible, its memory in proportion to the CPUs of each.
     5. Of the nodes that fit cores and memory: the one with most of the present pool, then with the least left
        over (CPUs, then memory), then the lowest id.
+    6. What leases hold stays: their cores, and their banks, which cannot be cut.
 
     Raises:
         MachineTooSmall: no core could be taken at all.
         Misfit: the request cannot be whole cores of this machine.
         NoNodeFits: cores or memory are not there; says for each node what is missing.
         HostMemoryTooLow: the host would be left with too little memory.
+        LeaseInTheWay: what is asked cannot be had without cutting a lease.
     """
     threads = topology.threads_per_core
     if len(topology.cpus) < 2 * threads:
@@ -61,12 +65,15 @@ def choose(config: Config, topology: Topology, present: Pool) -> Plan:
     wanted = len(config.cpu_pool or ()) or config.cpu_count or 0
     if not config.cpu_pool:
         _require_whole_cores(wanted, candidates, threads)
+    leased = _leased_pages(present, page_kib)
     for nodes in _node_sets(topology, candidates, config, present):
         cores = _pick(nodes, candidates, wanted, present)
-        split = cores and _split(pages, cores, {node.id: node.available_kib // page_kib for node in nodes})
-        if split:
+        split = cores and _split(pages, cores, {node.id: node.available_kib // page_kib for node in nodes}, leased)
+        if split and present.leased_cores <= set(cores) and leased.keys() <= split.keys():
             _require_host_memory(config, topology, pages * page_kib // 1024)
             return Plan(tuple(sorted(cores)), page_kib, split)
+    if present.leases:
+        raise LeaseInTheWay([lease.describe() for lease in present.leases])
     offers = [_offer(node, candidates, page_kib) for node in topology.nodes]
     raise NoNodeFits(wanted, pages * page_kib // 1024, offers)
 
@@ -105,7 +112,7 @@ def _named_cores(config: Config, topology: Topology) -> Iterator[Core]:
 def _require_whole_cores(wanted: int, candidates: Sequence[Core], threads: int) -> None:
     """Rule 3 for `cpu_count`: refuse a count that no whole cores can make up."""
     total = sum(len(core.cpus) for core in candidates)
-    if wanted > total or _reachable(candidates)[0] >> wanted & 1:
+    if wanted > total or reachable(candidates)[0] >> wanted & 1:
         return
     below, above = wanted // threads * threads, (wanted // threads + 1) * threads
     nearest = f"{below} or {above}" if below else f"{above}"
@@ -135,38 +142,32 @@ def _pick(nodes: Iterable[Node], candidates: Sequence[Core], wanted: int, presen
     ids = {node.id for node in nodes}
     ranked = sorted(
         (core for core in candidates if core.node in ids),
-        key=lambda core: (core not in present.cores, [-cpu for cpu in core.cpus]),
+        key=lambda core: (core not in present.leased_cores, core not in present.cores, [-cpu for cpu in core.cpus]),
     )
     first = {core.node: core for core in reversed(ranked)}
     ranked.sort(key=lambda core: core != first[core.node])
-    reachable = _reachable(ranked)
-    picked = []
-    for core, rest in zip(ranked, reachable[1:], strict=True):
-        left = wanted - len(core.cpus)
-        if left >= 0 and rest >> left & 1:
-            picked.append(core)
-            wanted = left
-    return tuple(picked) if wanted == 0 and {core.node for core in picked} == ids else ()
+    picked = whole_cores(ranked, wanted)
+    return picked if {core.node for core in picked} == ids else ()
 
 
-def _reachable(cores: Sequence[Core]) -> list[int]:
-    """For each tail of `cores`, the CPU counts that whole cores of it can make up, as the bits of a number."""
-    sums = [1]
-    for core in reversed(cores):
-        sums.append(sums[-1] | sums[-1] << len(core.cpus))
-    return sums[::-1]
+def _leased_pages(present: Pool, page_kib: int) -> dict[int, int]:
+    """Rule 6: the pages that each node must keep. A lease of another page size can be kept by no plan."""
+    banks = present.leased_banks
+    if any(bank.page_kib != page_kib for bank in banks):
+        raise LeaseInTheWay([lease.describe() for lease in present.leases if lease.page_kib != page_kib])
+    return {node: sum(bank.pages for bank in banks if bank.node == node) for node in {bank.node for bank in banks}}
 
 
-def _split(pages: int, cores: Iterable[Core], room: Mapping[int, int]) -> dict[int, int]:
-    """Rule 4: pages by node in proportion to the CPUs on it, never above its room; empty when impossible."""
+def _split(pages: int, cores: Iterable[Core], room: Mapping[int, int], leased: Mapping[int, int]) -> dict[int, int]:
+    """Rule 4: pages by node in proportion to the CPUs on it, within its room and its leases; empty when impossible."""
     weight: dict[int, int] = {}
     for core in cores:
         weight[core.node] = weight.get(core.node, 0) + len(core.cpus)
     total = sum(weight.values())
-    split = {node: min(pages * part // total, room[node]) for node, part in weight.items()}
+    split = {n: max(min(pages * part // total, room[n]), leased.get(n, 0)) for n, part in weight.items()}
     by_weight = sorted(split, key=lambda node: (-weight[node], node))
     for node in by_weight:
-        split[node] += min(room[node] - split[node], pages - sum(split.values()))
+        split[node] += max(0, min(room[node] - split[node], pages - sum(split.values())))
     return split if sum(split.values()) == pages else {}
 
 

@@ -1,7 +1,8 @@
 """The pool as a value: what is set aside, what the kernel shows of it, and the drift between the two."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ali_enclaves_allocator.model import cpus
 from ali_enclaves_allocator.model.config import Config
@@ -34,6 +35,56 @@ class Share:
 
 
 @dataclass(frozen=True)
+class Holder:
+    """The process that a lease belongs to: a pid and when it started, so that a reused pid is somebody else."""
+
+    pid: int
+    started: int
+    """Clock ticks from boot (field 22 of /proc/pid/stat, proc(5))."""
+    uid: int
+    gid: int
+    comm: str
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The part of the pool that one EVM holds, for as long as its holder lives."""
+
+    id: str
+    """16 hexadecimal digits; the scope, the file in the bank and the EnclaveID carry it too."""
+    name: str | None
+    cores: tuple[Core, ...]
+    bank: str
+    """The bank that its pages lie in."""
+    node: int
+    page_kib: int
+    pages: int
+    online: bool
+    """Whether its CPUs are online, for this kernel to run an EVM on them."""
+    holder: Holder
+    since: float
+    """Unix time of the grant."""
+    annotations: dict[str, Any]
+    """What the holder wants others to know of its EVM."""
+    granted: bool = False
+    """Whether it was, or may have been, answered; one that was not is taken back at the next start."""
+
+    @property
+    def cpus(self) -> frozenset[int]:
+        """Every CPU of its cores."""
+        return frozenset(cpu for core in self.cores for cpu in core.cpus)
+
+    @property
+    def memory_mib(self) -> int:
+        """Its memory."""
+        return self.pages * self.page_kib // 1024
+
+    def describe(self) -> str:
+        """Say who holds what: `web (CPUs 2-3, 1024 MiB)`."""
+        return f"{self.name or self.id} (CPUs {cpus.format(self.cpus)}, {self.memory_mib} MiB)"
+
+
+@dataclass(frozen=True)
 class Pool:
     """What is set aside for enclaves. The empty pool is the machine as it was."""
 
@@ -42,6 +93,36 @@ class Pool:
     shares: tuple[Share, ...] = ()
     config: Config | None = None
     """The configuration in force, the one that this pool was chosen for."""
+
+    leases: tuple[Lease, ...] = ()
+
+    @property
+    def leased_cores(self) -> frozenset[Core]:
+        """The cores that leases hold."""
+        return frozenset(core for lease in self.leases for core in lease.cores)
+
+    @property
+    def lent_cpus(self) -> frozenset[int]:
+        """The CPUs of online leases, which this kernel runs EVMs on."""
+        return frozenset(cpu for lease in self.leases if lease.online for cpu in lease.cpus)
+
+    @property
+    def leased_banks(self) -> tuple[Bank, ...]:
+        """The banks that some lease has pages of."""
+        names = {lease.bank for lease in self.leases}
+        return tuple(bank for bank in self.banks if bank.name in names)
+
+    def free_pages(self, bank: Bank) -> int:
+        """Pages of a bank that no lease holds: the size of its hold file."""
+        return bank.pages - sum(lease.pages for lease in self.leases if lease.bank == bank.name)
+
+    def with_lease(self, lease: Lease) -> "Pool":
+        """Return the pool with this lease added, or put in the place of the one with its id."""
+        return replace(self, leases=(*self.without_lease(lease.id).leases, lease))
+
+    def without_lease(self, id: str) -> "Pool":
+        """Return the pool without the lease of that id."""
+        return replace(self, leases=tuple(lease for lease in self.leases if lease.id != id))
 
     @property
     def cpus(self) -> frozenset[int]:
@@ -94,6 +175,8 @@ class Sight:
     """Counters by node and page size in KiB."""
     held: Mapping[str, int] = field(default_factory=dict)
     """Pages in use in each bank that is mounted, by its name."""
+    confined: frozenset[int] = frozenset()
+    """CPUs that are in a partition which no host task can enter."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +194,10 @@ class Drift:
 def drift(pool: Pool, sight: Sight) -> tuple[Drift, ...]:
     """Compare the pool with what the kernel shows now."""
     found = []
-    if strays := pool.cpus & sight.online:
+    if strays := (pool.cpus - pool.lent_cpus) & sight.online:
         found.append(Drift(f"CPUs {cpus.format(strays)}", "offline", "online: the host runs on them"))
+    if shared := pool.lent_cpus - sight.confined:
+        found.append(Drift(f"CPUs {cpus.format(shared)}", "lent, in a partition of their own", "shared with the host"))
     for bank in pool.banks:
         held = sight.held.get(bank.name)
         if held is None:

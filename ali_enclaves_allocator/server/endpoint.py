@@ -7,8 +7,7 @@ import socket
 from pathlib import Path
 
 from ali_enclaves_allocator import __version__
-from ali_enclaves_allocator.server.idl import render
-from ali_enclaves_allocator.server.interface import NAME, NotPermitted, ReloadFailed
+from ali_enclaves_allocator.server.interface import NAME
 from ali_enclaves_allocator.server.service import Service
 from ali_enclaves_allocator.server.varlink import Server
 
@@ -28,7 +27,7 @@ class Endpoint:
         self.listener = inherited or _bind(path)
         self._server = Server(
             self.listener,
-            [render(NAME, service.methods, (NotPermitted, ReloadFailed))],
+            [service.interface()],
             vendor="ali-enclaves",
             product="ali-enclaves-allocator",
             version=__version__,

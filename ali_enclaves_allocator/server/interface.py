@@ -3,14 +3,16 @@
 These models are the schema: the description that clients read is rendered from them.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from ali_enclaves_allocator.model.config import Config
+from ali_enclaves_allocator.model.config import MAX_MEMORY_MIB, Config
+from ali_enclaves_allocator.model.cpus import MAX_CPUS
 from ali_enclaves_allocator.model.errors import page_size
-from ali_enclaves_allocator.model.pool import Drift, Pool, Sight
+from ali_enclaves_allocator.model.pool import Drift, Lease, Pool, Sight
 from ali_enclaves_allocator.model.topology import Core, Node, Topology
+from ali_enclaves_allocator.server.contract import Parameters
 
 NAME = "io.ali-enclaves.Allocator"
 
@@ -83,16 +85,77 @@ class PoolView(BaseModel, frozen=True):
 
 
 class PoolReply(BaseModel, frozen=True):
-    """The reply of GetPool, Watch and Reload."""
+    """The reply of GetPool and Reload."""
 
     pool: PoolView = Field(description="as it stands now")
 
 
-class NotPermitted(BaseModel, frozen=True):
-    """The caller may not do this."""
+class AcquireParameters(Parameters):
+    """What is asked of the pool: one of cpu_count and cpus."""
 
-    need: str = Field(description="who may")
-    message: str = Field(description="the same for people")
+    name: str | None = Field(
+        default=None, pattern="^[A-Za-z0-9][A-Za-z0-9._:@-]{0,63}$", description="for people, need not be unique"
+    )
+    cpu_count: int | None = Field(default=None, ge=1, le=MAX_CPUS, description="how many CPUs, in whole cores")
+    cpus: list[int] | None = Field(
+        default=None, min_length=1, max_length=MAX_CPUS, description="these CPUs, whole cores of the pool"
+    )
+    memory_mib: int = Field(ge=1, le=MAX_MEMORY_MIB, description="rounded up to whole hugepages")
+    node: int | None = Field(default=None, description="the node that it must be on")
+    online: bool = Field(description="bring the CPUs online, for this kernel to run the EVM on, where no host task can")
+    annotations: dict[str, Any] | None = Field(default=None, description="at most 1 KiB of JSON, shown in ListLeases")
+
+
+class LeaseName(Parameters):
+    """Names a lease."""
+
+    lease: str = Field(max_length=64, description="its id")
+
+
+class HolderView(BaseModel, frozen=True):
+    """The process that a lease belongs to."""
+
+    pid: int
+    uid: int
+    comm: str = Field(description="its name when it took the lease")
+
+
+class LeaseView(BaseModel, frozen=True):
+    """The part of the pool that one EVM holds, for as long as its holder lives."""
+
+    id: str = Field(description="16 hexadecimal digits")
+    name: str | None
+    cpus: list[int] = Field(description="ascending")
+    node: int = Field(description="where its CPUs and its memory are")
+    memory_mib: int
+    hugepage_size: str = Field(description="2M or 1G")
+    online: bool = Field(description="whether this kernel runs the EVM on them")
+    scope: str = Field(description="the systemd unit that the holder is in")
+    holder: HolderView
+    since: float = Field(description="Unix time")
+    annotations: dict[str, Any] = Field(description="what the holder gave with Acquire")
+
+
+class AcquireReply(BaseModel, frozen=True):
+    """What Acquire gives."""
+
+    lease: LeaseView
+    memory_fd: int = Field(
+        description="index of the descriptor that came with the reply: the memory, clear, to be mapped"
+    )
+
+
+class LeasesReply(BaseModel, frozen=True):
+    """What ListLeases answers."""
+
+    leases: list[LeaseView] = Field(description="the oldest first")
+
+
+class WatchReply(BaseModel, frozen=True):
+    """What Watch answers, again and again."""
+
+    pool: PoolView = Field(description="as it stands now")
+    leases: list[LeaseView] = Field(description="the oldest first")
 
 
 class ReloadFailed(BaseModel, frozen=True):
@@ -107,7 +170,10 @@ def sentence(state: State, pool: Pool, reason: str | None) -> str:
     """Say in one sentence how the pool stands, as `systemctl status` shows it."""
     if pool == Pool():
         return f"{state}: {reason}" if reason else f"{state}: no pool"
-    text = f"pool {state}: {pool.describe()}; no leases"
+    count = len(pool.leases)
+    leases = ", ".join(lease.describe() for lease in pool.leases)
+    lent = f"{count} lease{'s' * (count > 1)}: {leases}" if leases else "no leases"
+    text = f"pool {state}: {pool.describe()}; {lent}"
     return f"{text}; {reason}" if reason else text
 
 
@@ -130,9 +196,26 @@ def pool_view(
         config=pool.config and _config_view(pool.config),
         cpus=sorted(pool.cpus),
         memory_mib=pool.memory_mib,
-        leases=0,
+        leases=len(pool.leases),
         nodes=[_node_view(node, pool, topology, sight) for node in topology.nodes],
         drift=[DriftView(what=entry.what, wanted=entry.wanted, got=entry.got) for entry in drift],
+    )
+
+
+def lease_view(lease: Lease) -> LeaseView:
+    """Put together what others may know of a lease."""
+    return LeaseView(
+        id=lease.id,
+        name=lease.name,
+        cpus=sorted(lease.cpus),
+        node=lease.node,
+        memory_mib=lease.memory_mib,
+        hugepage_size=page_size(lease.page_kib),
+        online=lease.online,
+        scope=f"evm-{lease.id}.scope",
+        holder=HolderView(pid=lease.holder.pid, uid=lease.holder.uid, comm=lease.holder.comm),
+        since=lease.since,
+        annotations=lease.annotations,
     )
 
 
@@ -159,7 +242,7 @@ def _node_view(node: Node, pool: Pool, topology: Topology, sight: Sight) -> Node
 
 def _use(core: Core, pool: Pool, topology: Topology) -> Literal["host", "kept", "pool", "leased"]:
     if core in pool.cores:
-        return "pool"
+        return "leased" if core in pool.leased_cores else "pool"
     return "kept" if core == topology.host_core or topology.fixed_cpus & set(core.cpus) else "host"
 
 
@@ -167,12 +250,13 @@ def _hugepages_view(node: Node, page_kib: int, pool: Pool, sight: Sight) -> Huge
     counts = node.pages[page_kib]
     banks = [bank for bank in pool.banks if (bank.node, bank.page_kib) == (node.id, page_kib)]
     held = sum(sight.held.get(bank.name, 0) for bank in banks)
+    leased = sum(bank.pages - pool.free_pages(bank) for bank in banks)
     return HugepagesView(
         hugepage_size=page_size(page_kib),
         asked=sum(bank.pages for bank in banks),
         granted=held,
-        leased=0,
-        free=held,
+        leased=leased,
+        free=held - leased,
         others_total=counts.total - held,
         others_free=counts.free,
     )

@@ -1,0 +1,127 @@
+"""The door to systemd's cgroups: a scope for each lease, and the partition that keeps the host off lent CPUs.
+
+`enclaves.slice` becomes an isolated cpuset partition while CPUs are lent online, and holds exactly those: they come up
+inside it (Documentation/admin-guide/cgroup-v2.rst, "Cpuset"). systemd owns the cgroups, because it removes what it
+does not know at its next daemon-reload.
+"""
+
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from ali_enclaves_allocator.kernel.systemd import systemd
+from ali_enclaves_allocator.model import cpus
+from ali_enclaves_allocator.model.pool import Lease
+from ali_enclaves_allocator.model.refusals import OnlineImpossible
+
+CGROUP = Path("/sys/fs/cgroup")
+SLICE = "enclaves.slice"
+MANAGER = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
+STOP_USEC = 5_000_000
+"""What a scope's tasks get between SIGTERM and SIGKILL."""
+MOVE_SECONDS = 10.0
+
+
+class LinuxScopes:
+    """The real cgroup tree."""
+
+    def confine(self, lent: frozenset[int]) -> None:
+        """Give the slice exactly these CPUs, as an isolated partition; with none, dissolve it.
+
+        The slice must get its CPUs, and give them up, while they are offline. On Linux 6.1 clearing them while
+        isolated loses them to the host, so `member` comes first.
+        """
+        partition = CGROUP / SLICE / "cpuset.cpus.partition"
+        try:
+            if not lent:
+                self._dissolve(partition)
+                return
+            if "cpuset" not in _read(CGROUP / "cgroup.controllers"):
+                raise OnlineImpossible("there is no cpuset controller in a cgroup v2 tree")
+            systemd("systemctl", "start", SLICE)
+            systemd("systemctl", "set-property", "--runtime", SLICE, f"AllowedCPUs={cpus.format(lent)}")
+            if _read(partition) != "isolated":
+                partition.write_text("member")
+                partition.write_text("isolated")
+        except OSError as error:
+            raise OnlineImpossible(f"the partition failed: {error.strerror or error}") from error
+        self._verify(partition, lent)
+
+    def start(self, lease: Lease) -> None:
+        """Start the lease's scope with its holder in it, and wait until the holder is there.
+
+        Raises:
+            OSError: systemd refused, or the holder ended.
+        """
+        properties = [
+            *("Description", "s", f"Enclave VM {lease.name or lease.id}"),
+            *("PIDs", "au", "1", str(lease.holder.pid)),
+            *("TimeoutStopUSec", "t", str(STOP_USEC)),
+        ]
+        if lease.online:
+            properties += ["Slice", "s", SLICE, "AllowedCPUs", "ay", *_mask(lease.cpus)]
+        count = str(5 if lease.online else 3)
+        signature = "ssa(sv)a(sa(sv))"
+        systemd(
+            "busctl", "call", *MANAGER, "StartTransientUnit", signature, _scope(lease), "fail", count, *properties, "0"
+        )
+        deadline = time.monotonic() + MOVE_SECONDS
+        while not _read(Path(f"/proc/{lease.holder.pid}/cgroup")).endswith(_scope(lease)):
+            if time.monotonic() > deadline or not Path(f"/proc/{lease.holder.pid}").exists():
+                raise OSError(0, f"the holder did not arrive in {_scope(lease)}")
+            time.sleep(0.02)
+
+    def stop(self, lease: Lease) -> None:
+        """Stop the scope; systemd answers when its cgroup is empty. One that is gone needs no stop."""
+        state = systemd("systemctl", "show", "--property=LoadState", "--value", _scope(lease)).strip()
+        if state != "not-found":
+            systemd("systemctl", "stop", _scope(lease))
+
+    def confined(self) -> frozenset[int]:
+        """Return the slice's CPUs if it is a valid partition that the root does not share."""
+        if _read(CGROUP / SLICE / "cpuset.cpus.partition") != "isolated":
+            return frozenset()
+        ours = cpus.parse(_read(CGROUP / SLICE / "cpuset.cpus.effective"))
+        return frozenset(ours) - frozenset(cpus.parse(_read(CGROUP / "cpuset.cpus.effective")))
+
+    def _verify(self, partition: Path, lent: frozenset[int]) -> None:
+        """Read the partition back: the write succeeds even when the result is invalid."""
+        state = _read(partition)
+        if state == "isolated":
+            return
+        overlaps = [
+            sibling.name
+            for sibling in sorted(CGROUP.iterdir())
+            if sibling.name != SLICE and lent & set(cpus.parse(_read(sibling / "cpuset.cpus")))
+        ]
+        with suppress(OSError):
+            self._dissolve(partition)
+        blame = f"; {', '.join(overlaps)} claims some of them (AllowedCPUs=)" if overlaps else ""
+        raise OnlineImpossible(f"the partition of CPUs {cpus.format(lent)} is {state or 'not there'}{blame}")
+
+    def _dissolve(self, partition: Path) -> None:
+        """Give the slice up, in the order that loses no CPU."""
+        if partition.exists():
+            partition.write_text("member")
+            systemd("systemctl", "set-property", "--runtime", SLICE, "AllowedCPUs=")
+            systemd("systemctl", "stop", SLICE)
+            systemd("systemctl", "revert", SLICE)
+
+
+def _scope(lease: Lease) -> str:
+    return f"evm-{lease.id}.scope"
+
+
+def _mask(lent: frozenset[int]) -> list[str]:
+    """Return CPUs as busctl takes a bit mask: its length, then its bytes, the lowest CPUs first."""
+    bits = sum(1 << cpu for cpu in lent)
+    length = bits.bit_length() // 8 + 1
+    return [str(length), *map(str, bits.to_bytes(length, "little"))]
+
+
+def _read(path: Path) -> str:
+    """Return a cgroup file's text; empty where there is none."""
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

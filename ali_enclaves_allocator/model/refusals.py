@@ -1,0 +1,153 @@
+"""Why a lease is refused or cannot be released: types with numbers in them, like all errors."""
+
+from dataclasses import dataclass
+
+from ali_enclaves_allocator.model.errors import AllocatorError, NodeOffer
+
+
+@dataclass
+class LeaseLimitReached(AllocatorError):
+    """There are as many leases as `max_enclaves` allows."""
+
+    limit: int
+    leases: list[str]
+
+    def what(self) -> str:
+        """Give the limit and the leases."""
+        held = f": {', '.join(self.leases)}" if self.leases else ""
+        return f"cannot lend: {len(self.leases)} of at most {self.limit} enclaves exist (max_enclaves){held}"
+
+    def hint(self) -> str:
+        """Name both ways out."""
+        return "end an enclave, or raise max_enclaves in allocator.yaml and restart the service"
+
+
+@dataclass
+class NotWholeCores(AllocatorError):
+    """The CPUs asked for are part of a core; a core is never shared between enclaves, nor with the host."""
+
+    cpus: list[int]
+    siblings: list[int]
+    """The CPUs of the core that would be cut, or of any core when only a number was asked for."""
+    requested: int = 0
+
+    def what(self) -> str:
+        """Give what was got and the core."""
+        if self.cpus:
+            return f"cannot lend part of a core: got CPUs {self.cpus}, wanted all of {self.siblings}"
+        threads = len(self.siblings)
+        return f"cannot lend part of a core: got {self.requested} CPUs, wanted a multiple of {threads}"
+
+
+@dataclass
+class InsufficientCpus(AllocatorError):
+    """The pool has not as many free CPUs on one node, or not those."""
+
+    requested: int
+    reason: str
+    per_node: list[NodeOffer]
+
+    def what(self) -> str:
+        """Give what was requested and what each node has free."""
+        free = "; ".join(f"node {offer.node}: {offer.cpus} free" for offer in self.per_node)
+        return f"cannot lend {self.requested} CPUs: {self.reason} ({free})"
+
+    def hint(self) -> str:
+        """Name the ways out."""
+        return "ask for fewer, end an enclave, or raise cpu_count in allocator.yaml and restart the service"
+
+
+@dataclass
+class InsufficientMemory(AllocatorError):
+    """No node that has the CPUs has as much of the pool's memory free."""
+
+    requested_mib: int
+    per_node: list[NodeOffer]
+
+    def what(self) -> str:
+        """Give what was requested and what each node has free."""
+        free = "; ".join(f"node {offer.node}: {offer.memory_mib} MiB free" for offer in self.per_node)
+        return f"cannot lend {self.requested_mib} MiB: {free}"
+
+    def hint(self) -> str:
+        """Name the ways out."""
+        return "ask for less, end an enclave, or raise memory_mib in allocator.yaml and restart the service"
+
+
+@dataclass
+class PoolNotReady(AllocatorError):
+    """The pool is being changed, or is not what it should be."""
+
+    state: str
+    reason: str
+
+    def what(self) -> str:
+        """Give the state and why."""
+        return f"cannot lend: the pool is {self.state}: {self.reason}"
+
+    def hint(self) -> str:
+        """Name the command that shows it."""
+        return "ali-enclaves-allocator status"
+
+
+@dataclass
+class OnlineImpossible(AllocatorError):
+    """CPUs cannot be lent online here, because nothing would keep the host's tasks off them."""
+
+    reason: str
+
+    def what(self) -> str:
+        """Give the reason."""
+        return f"cannot lend CPUs online: {self.reason}"
+
+    def hint(self) -> str:
+        """Name what is needed."""
+        return "it takes cgroup v2 with isolated cpuset partitions (Linux 6.1), and no other cgroup on those CPUs"
+
+
+@dataclass
+class HolderGone(AllocatorError):
+    """The process that asked for the lease has ended."""
+
+    pid: int
+
+    def what(self) -> str:
+        """Name the process."""
+        return f"cannot lend: the caller, process {self.pid}, has ended"
+
+
+@dataclass
+class NoSuchLease(AllocatorError):
+    """No lease has that id."""
+
+    lease: str
+
+    def what(self) -> str:
+        """Name the id."""
+        return f"cannot release: no lease {self.lease!r}"
+
+
+@dataclass
+class NotPermitted(AllocatorError):
+    """The caller may not do this."""
+
+    need: str
+    """Who may."""
+    action: str
+    uid: int
+
+    def what(self) -> str:
+        """Give who asked and who may."""
+        return f"cannot {self.action}: got uid {self.uid}, wanted {self.need}"
+
+
+@dataclass
+class InvalidRequest(AllocatorError):
+    """A request that contradicts itself."""
+
+    parameter: str
+    problem: str
+
+    def what(self) -> str:
+        """Name the parameter and what is wrong with it."""
+        return f"cannot lend: {self.parameter}: {self.problem}"
