@@ -81,6 +81,9 @@ ONE_CORE = machine([cores(0, (0, 1))])
 UNEVEN_SMT = Machine(cores(0, (0, 1), (2, 3), (4, 5), (6, 7)), memory_mib={0: 4096}, offline=frozenset({3, 7}))
 """Somebody took single hyper-threads offline: cores of one and of two CPUs."""
 
+LONE_THREAD = machine([cores(0, (0, 1), (2, 3), (4,))])
+"""An odd core in the highest place, which a count of 2 must leave out."""
+
 NODE_HOLES = Machine(
     (*cores(0, (0, 1), (2, 3)), *cores(2, (4, 5), (6, 7)), *cores(5, (8, 9), (10, 11))),
     memory_mib={0: 1024, 2: 2048, 3: 8192, 5: 4096},
@@ -98,6 +101,7 @@ BOOTABLE = {
     "four_nodes": FOUR_NODES,
     "one_core_left": ONE_CORE_LEFT,
     "uneven_smt": UNEVEN_SMT,
+    "lone_thread": LONE_THREAD,
     "node_holes": NODE_HOLES,
     "all_fixed_on_node_1": ALL_FIXED_ON_NODE_1,
 }

@@ -123,6 +123,8 @@ class SimFiles:
                 case ["cpu", name, "online"] if "online" in self.list(f"{CPU}/{name}"):
                     simulation.set_online(_number(name), bool(int(text)))
                 case ["node", name, "hugepages", size, "nr_hugepages"] if name in self.list(NODE):
+                    if int(text) < 0:
+                        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
                     simulation.set_by_hand(_number(name), int(text), _number(size))
                 case ["node", name, "compact"] if name in self.list(NODE):
                     simulation.memory[_number(name)].compact()

@@ -3,12 +3,14 @@
 The measure is the same machine without the allocator, on which they did the same.
 """
 
+import errno
 from collections.abc import Callable
 
 import pytest
 
 from ali_enclaves_allocator.model.errors import CpuRefused, KernelRefused, PagesTaken
 from ali_enclaves_allocator.model.pool import drift
+from ali_enclaves_allocator.model.topology import PageCounts
 from tests.conftest import Boot
 from tests.machines import GUEST_2X2X2, ONE_NODE
 from tests.sim.effects import Died
@@ -104,16 +106,48 @@ def test_surplus_pages_made_between_two_raises_are_surplus_again(boot: Boot) -> 
     assert host.state == alone.state
 
 
-def test_the_number_set_to_nothing_takes_nobodys_pages_in_use(boot: Boot) -> None:
-    """As the allocator of another cloud does at its start."""
+@pytest.mark.parametrize(
+    ("number", "left"),
+    [(0, PageCounts(6, 0, 6)), (2, PageCounts(6, 0, 4)), (20, PageCounts(6, 0, 0)), (33, PageCounts(6, 0, 5))],
+)
+def test_a_number_lowered_below_ours_leaves_others_what_they_use(number: int, left: PageCounts, boot: Boot) -> None:
+    """As the allocator of another cloud does at its start, with 0."""
     host = neighbours(boot)
     host.configure(**SMALL)
     host.start()
-    host.simulation.set_by_hand(0, 0)
-    assert host.simulation.counts(0).total == 38
+    host.simulation.set_by_hand(0, number)
+    assert host.simulation.counts(0).total == 38, "6 pages of theirs and 32 of ours are in use"
     host.give_back()
-    assert host.simulation.counts(0).in_use == 6
-    assert host.simulation.counts(0).free == 0
+    assert host.simulation.counts(0) == left
+
+
+def test_a_number_lowered_below_ours_is_not_lowered_further_by_a_smaller_pool(boot: Boot) -> None:
+    host = neighbours(boot)
+    for memory_mib in (64, 80):
+        host.configure(**SMALL | {"memory_mib": memory_mib})
+        host.start()
+    host.simulation.set_by_hand(0, 20)
+    host.configure(**SMALL)
+    host.start()
+    assert host.simulation.counts(0).persistent == 20
+
+
+def test_an_undo_that_dies_takes_nothing_when_it_is_repeated(boot: Boot) -> None:
+    """What is subtracted is decided once: a second time it would be theirs."""
+    host, alone = neighbours(boot), neighbours(boot)
+    host.configure(**SMALL)
+
+    def somebody_else() -> None:
+        for each in (host, alone):
+            each.simulation.set_by_hand(0, each.simulation.counts(0).persistent + 7)
+
+    host.effects.after("fill", somebody_else)
+    host.effects.after("mount", lambda: host.effects.die_before("ledger idle"))
+    host.effects.fail("write 0", errno.EBUSY)
+    with pytest.raises(Died):
+        host.start()
+    host.give_back()
+    assert host.state == alone.state
 
 
 def thief(host: Host, taken: int) -> Callable[[], None]:

@@ -1,0 +1,72 @@
+"""The guests of the ring: one boots for each machine, and its scripts run in it one after another."""
+
+from collections.abc import Iterator
+from difflib import unified_diff
+from pathlib import Path
+
+import pytest
+from guest import Guest, GuestError
+from machine import Machine
+
+SCRIPTS = Path(__file__).parent / "scripts"
+BOOTS = 3
+SECONDS = 300.0
+
+
+class Booted:
+    """A guest in which scripts run that leave it as they found it; one that they did not is booted afresh."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._guest: Guest | None = None
+        self._fresh = ""
+
+    def run(self, name: str, *arguments: str) -> None:
+        """Run a script; fail with all it printed, or with what it left behind."""
+        self.boot()
+        try:
+            self._run(name, *arguments)
+            left = self._run("state.sh")
+        except BaseException:
+            self.shut_down()
+            raise
+        if left != self._fresh:
+            self.shut_down()
+            difference = unified_diff(self._fresh.splitlines(), left.splitlines(), "before", "after", lineterm="", n=0)
+            pytest.fail("\n".join([f"{name} left behind:", *difference]), pytrace=False)
+
+    def boot(self) -> None:
+        """Boot the guest if it does not run. Emulation may fail it: try again."""
+        tries = 0
+        while not self._guest:
+            tries += 1
+            try:
+                self._guest = Guest(self._machine).__enter__()
+            except GuestError:
+                if tries == BOOTS:
+                    raise
+            else:
+                self._fresh = self._run("state.sh")
+
+    def shut_down(self) -> None:
+        """End the guest, if it runs."""
+        if self._guest:
+            self._guest.__exit__()
+            self._guest = None
+
+    def _run(self, name: str, *arguments: str) -> str:
+        assert self._guest
+        files = [file for file in SCRIPTS.iterdir() if file.is_file() and file.name != name]
+        result = self._guest.run_script(SCRIPTS / name, arguments, files, SECONDS)
+        output = result.output.decode(errors="replace")
+        if result.status:
+            pytest.fail(f"{' '.join([name, *arguments])}: exit status {result.status}:\n{output}", pytrace=False)
+        return output
+
+
+@pytest.fixture(scope="session")
+def booted(request: pytest.FixtureRequest) -> Iterator[Booted]:
+    """Return the guest of a machine; pytest keeps the tests of one machine together."""
+    guest = Booted(request.param)
+    yield guest
+    guest.shut_down()

@@ -1,0 +1,61 @@
+"""Asks the allocator over its socket, as any program may, with nothing but the standard library.
+
+pool [PATH]    print what GetPool answers as JSON, or the part of it at a path such as nodes.0.cores
+part PATH      print the part of the JSON on standard input at a path
+clients COUNT  so many clients call GetPool at once; all must be answered within a minute
+"""
+
+import json
+import socket
+import sys
+
+SOCKET = "/run/ali-enclaves/allocator.sock"
+CALL = json.dumps({"method": "io.ali-enclaves.Allocator.GetPool"}).encode() + b"\0"
+SECONDS = 60
+
+
+def connected():
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(SECONDS)
+    client.connect(SOCKET)
+    return client
+
+
+def answer(client):
+    received = b""
+    while not received.endswith(b"\0"):
+        data = client.recv(1 << 16)
+        if not data:
+            sys.exit(f"the service closed the connection after {received!r}")
+        received += data
+    reply = json.loads(received[:-1])
+    if "error" in reply:
+        sys.exit(f"the service answered {reply}")
+    return reply["parameters"]["pool"]
+
+
+def pool(path=""):
+    with connected() as client:
+        client.sendall(CALL)
+        show(answer(client), path)
+
+
+def part(path):
+    show(json.load(sys.stdin), path)
+
+
+def show(value, path):
+    for name in path.split(".") if path else []:
+        value = value[int(name)] if isinstance(value, list) else value[name]
+    print(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+def clients(count):
+    every = [connected() for _ in range(int(count))]
+    for client in every:
+        client.sendall(CALL)
+    answers = {json.dumps(answer(client)["cpus"]) for client in every}
+    print(f"{len(every)} clients answered: {answers}")
+
+
+{"pool": pool, "part": part, "clients": clients}[sys.argv[1]](*sys.argv[2:])
