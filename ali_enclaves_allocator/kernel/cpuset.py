@@ -36,7 +36,7 @@ class LinuxScopes:
             if not lent:
                 self._dissolve(partition)
                 return
-            if "cpuset" not in _read(CGROUP / "cgroup.controllers"):
+            if not _is_unified():
                 raise OnlineImpossible("there is no cpuset controller in a cgroup v2 tree")
             systemd("systemctl", "start", SLICE)
             systemd("systemctl", "set-property", "--runtime", SLICE, f"AllowedCPUs={cpus.format(lent)}")
@@ -72,7 +72,10 @@ class LinuxScopes:
             time.sleep(0.02)
 
     def stop(self, lease: Lease) -> None:
-        """Stop the scope; systemd answers when its cgroup is empty. One that is gone needs no stop."""
+        """Stop the scope; systemd answers when its cgroup is empty. One without a cgroup has no task to end."""
+        parent = SLICE if lease.online else "system.slice"
+        if _is_unified() and not (CGROUP / parent / _scope(lease)).exists():
+            return
         state = systemd("systemctl", "show", "--property=LoadState", "--value", _scope(lease)).strip()
         if state != "not-found":
             systemd("systemctl", "stop", _scope(lease))
@@ -106,6 +109,11 @@ class LinuxScopes:
             systemd("systemctl", "set-property", "--runtime", SLICE, "AllowedCPUs=")
             systemd("systemctl", "stop", SLICE)
             systemd("systemctl", "revert", SLICE)
+
+
+def _is_unified() -> bool:
+    """Tell whether the tree is cgroup v2 with the cpuset controller."""
+    return "cpuset" in _read(CGROUP / "cgroup.controllers").split()
 
 
 def _scope(lease: Lease) -> str:
