@@ -4,7 +4,7 @@ Pure and deterministic: the same configuration, machine and present pool always 
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from ali_enclaves_allocator.model import cpus
@@ -35,9 +35,7 @@ class Plan:
 
 
 def choose(config: Config, topology: Topology, present: Pool) -> Plan:
-    """Choose the pool.
-
-    `topology` shows the machine as if `present` were given back.
+    """Choose the pool. `topology` shows the machine as if `present` were given back.
 
     1. The host keeps the core of CPU 0, every CPU that cannot go offline, and so at least one core.
     2. Memory is rounded up to whole pages; `host_memory_mib` must stay available.
@@ -56,26 +54,35 @@ def choose(config: Config, topology: Topology, present: Pool) -> Plan:
         HostMemoryTooLow: the host would be left with too little memory.
         LeaseInTheWay: what is asked cannot be had without cutting a lease.
     """
-    threads = topology.threads_per_core
-    if len(topology.cpus) < 2 * threads:
-        raise MachineTooSmall(len(topology.cpus), 2 * threads)
+    if len(topology.cpus) < 2 * topology.threads_per_core:
+        raise MachineTooSmall(len(topology.cpus), 2 * topology.threads_per_core)
     page_kib = PAGE_KIB[config.hugepage_size]
     pages = -(-config.memory_mib * 1024 // page_kib)
     candidates = tuple(_named_cores(config, topology) if config.cpu_pool else _free_cores(topology))
     wanted = len(config.cpu_pool or ()) or config.cpu_count or 0
     if not config.cpu_pool:
-        _require_whole_cores(wanted, candidates, threads)
+        _require_whole_cores(wanted, candidates, topology.threads_per_core)
     leased = _leased_pages(present, page_kib)
     for nodes in _node_sets(topology, candidates, config, present):
         cores = _pick(nodes, candidates, wanted, present)
-        split = cores and _split(pages, cores, {node.id: node.available_kib // page_kib for node in nodes}, leased)
-        if split and present.leased_cores <= set(cores) and leased.keys() <= split.keys():
+        room = {node.id: node.available_kib // page_kib for node in nodes}
+        split = _split(pages, cores, room, leased) if present.leased_cores <= set(cores) else {}
+        if split and leased.keys() <= split.keys():
             _require_host_memory(config, topology, pages * page_kib // 1024)
             return Plan(tuple(sorted(cores)), page_kib, split)
     if present.leases:
-        raise LeaseInTheWay([lease.describe() for lease in present.leases])
-    offers = [_offer(node, candidates, page_kib) for node in topology.nodes]
-    raise NoNodeFits(wanted, pages * page_kib // 1024, offers)
+        raise LeaseInTheWay(_in_the_way(present, choose(config, topology, replace(present, leases=()))))
+    raise NoNodeFits(wanted, pages * page_kib // 1024, [_offer(node, candidates, page_kib) for node in topology.nodes])
+
+
+def _in_the_way(present: Pool, without: Plan) -> list[str]:
+    """Name the leases that the plan made without regard to any would cut; where their sum is too much, all."""
+    cut = [
+        lease.describe()
+        for lease in present.leases
+        if not set(lease.cores) <= set(without.cores) or without.pages.get(lease.node, 0) < lease.pages
+    ]
+    return cut or [lease.describe() for lease in present.leases]
 
 
 def _free_cores(topology: Topology) -> Iterator[Core]:
@@ -167,7 +174,8 @@ def _split(pages: int, cores: Iterable[Core], room: Mapping[int, int], leased: M
     split = {n: max(min(pages * part // total, room[n]), leased.get(n, 0)) for n, part in weight.items()}
     by_weight = sorted(split, key=lambda node: (-weight[node], node))
     for node in by_weight:
-        split[node] += max(0, min(room[node] - split[node], pages - sum(split.values())))
+        missing = pages - sum(split.values())
+        split[node] += min(max(missing, leased.get(node, 0) - split[node]), max(0, room[node] - split[node]))
     return split if sum(split.values()) == pages else {}
 
 

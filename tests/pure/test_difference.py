@@ -59,9 +59,9 @@ def plan(*cores: Core, page_kib: int = SMALL, **pages: int) -> Plan:
             POOL,
             sight(),
             plan(CORE_2, node0=40),
-            ["reserve 8×2M pages on node 0", "hold 8×2M on node 0 in bank1"],
+            ["reserve 8×2M pages on node 0", "drop 32×2M on node 0 in bank0", "hold 40×2M on node 0 in bank1"],
             [],
-            id="more memory is another bank",
+            id="more memory is one larger bank",
         ),
         pytest.param(
             POOL,
@@ -179,7 +179,7 @@ def test_the_pool_that_will_stand() -> None:
     change = difference(POOL, sight(), plan(CORE_2, CORE_6, node0=40, node1=5), None)
     assert change.pool == Pool(
         cores=(CORE_2, CORE_6),
-        banks=(Bank("bank0", 0, SMALL, 32), Bank("bank1", 0, SMALL, 8), Bank("bank2", 1, SMALL, 5)),
+        banks=(Bank("bank1", 0, SMALL, 40), Bank("bank2", 1, SMALL, 5)),
         shares=(Share(0, SMALL, 40, absorbed=2), Share(1, SMALL, 5)),
     )
 
@@ -192,16 +192,31 @@ def test_nothing_wanted_is_no_pool() -> None:
     assert difference(POOL, sight(), NO_PLAN, None).pool == Pool()
 
 
-def test_of_several_banks_those_that_fit_are_kept() -> None:
+def several_banks() -> tuple[Pool, Sight]:
     pool = Pool(
         (CORE_2,),
         (Bank("bank0", 0, SMALL, 32), Bank("bank1", 0, SMALL, 16), Bank("bank2", 0, SMALL, 8)),
         (Share(0, SMALL, 56),),
     )
-    shown = sight(pages=PageCounts(56, 0, 0), held={"bank0": 32, "bank1": 16, "bank2": 8})
-    change = difference(pool, shown, plan(CORE_2, node0=40), None)
-    assert told(change) == ([], ["drop 16×2M on node 0 in bank1", "give back 16×2M pages on node 0"])
-    assert change.pool.banks == (Bank("bank0", 0, SMALL, 32), Bank("bank2", 0, SMALL, 8))
+    return pool, sight(pages=PageCounts(56, 0, 0), held={"bank0": 32, "bank1": 16, "bank2": 8})
+
+
+def test_of_several_banks_the_one_that_fits_is_kept() -> None:
+    pool, shown = several_banks()
+    change = difference(pool, shown, plan(CORE_2, node0=16), None)
+    assert told(change) == (
+        [],
+        ["drop 32×2M on node 0 in bank0", "drop 8×2M on node 0 in bank2", "give back 40×2M pages on node 0"],
+    )
+    assert change.pool.banks == (Bank("bank1", 0, SMALL, 16),)
+
+
+def test_several_banks_become_one_so_that_one_lease_can_have_all() -> None:
+    pool, shown = several_banks()
+    change = difference(pool, shown, plan(CORE_2, node0=56), None)
+    drops = [f"drop {pages}×2M on node 0 in bank{number}" for number, pages in enumerate((32, 16, 8))]
+    assert told(change) == ([*drops, "hold 56×2M on node 0 in bank3"], [])
+    assert change.pool.banks == (Bank("bank3", 0, SMALL, 56),)
 
 
 def test_surplus_pages_of_others_are_given_back_with_the_last_page() -> None:
@@ -213,4 +228,4 @@ def test_surplus_pages_of_others_are_given_back_with_the_last_page() -> None:
 def test_a_bank_gets_a_name_that_none_of_the_pool_has() -> None:
     pool = Pool((CORE_2,), (Bank("bank1", 0, SMALL, 32),), (Share(0, SMALL, 32),))
     change = difference(pool, sight(held={"bank1": 32}), plan(CORE_2, node0=40, node1=3), None)
-    assert [bank.name for bank in change.pool.banks] == ["bank1", "bank0", "bank2"]
+    assert [bank.name for bank in change.pool.banks] == ["bank0", "bank2"]

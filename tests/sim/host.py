@@ -10,11 +10,12 @@ from ali_enclaves_allocator.change.ledger import Ledger, Phase, Record, read
 from ali_enclaves_allocator.change.steps import Step
 from ali_enclaves_allocator.change.transaction import recover
 from ali_enclaves_allocator.kernel.doors import Kernel
-from ali_enclaves_allocator.model.pool import Pool
+from ali_enclaves_allocator.model.pool import Bank, Pool
 from ali_enclaves_allocator.model.topology import PageCounts
 from tests.machines import Machine
 from tests.sim.effects import Effects
 from tests.sim.kernel import Simulation, State
+from tests.sim.tasks import Partition
 
 BOOT_ID = "6f3c1a52-0000-4000-8000-000000000001"
 
@@ -72,7 +73,12 @@ class Host:
 
     def start(self) -> None:
         """Bring the file into force in a process of its own."""
-        self.process(lambda kernel, ledger: line.bring_into_force(self.config_path, kernel, ledger))
+
+        def bring_into_force(kernel: Kernel, ledger: Ledger) -> None:
+            line.end_dead_leases(kernel, ledger)
+            line.bring_into_force(self.config_path, kernel, ledger)
+
+        self.process(bring_into_force)
 
     def give_back(self) -> None:
         """Give everything back in a process of its own."""
@@ -98,8 +104,11 @@ class Host:
         record, origin, state = self.record, self.origin, self.state
         pool = record.pool
         assert (record.phase, record.steps) == ("idle", ())
-        assert state.online == origin.online - pool.cpus
-        assert state.mounted == {bank.name: (bank.node,) * bank.pages for bank in pool.banks}
+        assert state.online == origin.online - pool.cpus | pool.lent_cpus
+        assert state.partition == Partition(pool.lent_cpus, isolated=bool(pool.lent_cpus))
+        assert state.scopes == {f"evm-{lease.id}.scope" for lease in pool.leases}
+        assert not self.simulation.spilled
+        assert state.mounted == {bank.name: files_of(bank, pool) for bank in pool.banks}
         assert state.reserved == origin.reserved
         for key, before in origin.pages.items():
             share, ours = pool.share(*key), pool.pages(*key)
@@ -116,3 +125,9 @@ class Host:
         assert self.state == self.origin
         assert self.record == Record(BOOT_ID)
         assert not (self.directory / "ledger.json").exists()
+
+
+def files_of(bank: Bank, pool: Pool) -> dict[str, tuple[int, ...]]:
+    """Return the files of a bank as they must be: what each lease has, and the rest in the hold file."""
+    leases = {f"lease-{lease.id}": (bank.node,) * lease.pages for lease in pool.leases if lease.bank == bank.name}
+    return {"hold": (bank.node,) * pool.free_pages(bank), **leases}

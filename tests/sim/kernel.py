@@ -10,23 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ali_enclaves_allocator.kernel.doors import Kernel
-from ali_enclaves_allocator.kernel.processes import Task
 from ali_enclaves_allocator.kernel.sysfs import CPU, NODE, Sysfs
 from ali_enclaves_allocator.model import cpus
-from ali_enclaves_allocator.model.pool import Bank
 from ali_enclaves_allocator.model.topology import PageCounts
 from tests.machines import SMALL_PAGE_KIB, Machine
+from tests.sim.banks import SimBanks
 from tests.sim.effects import Effects
 from tests.sim.pages import Hugepages, Mount, NodeMemory, every
-
-
-@dataclass(frozen=True)
-class SimTask:
-    """A thread of some program."""
-
-    task: Task
-    affinity: frozenset[int]
-    deadline: bool = False
+from tests.sim.tasks import Partition, Scope, SimProcess, SimProcesses, SimScopes, SimTask, Task
 
 
 @dataclass(frozen=True)
@@ -37,7 +28,10 @@ class State:
     pages: Mapping[tuple[int, int], PageCounts]
     reserved: Mapping[int, int]
     available_kib: Mapping[int, int]
-    mounted: Mapping[str, tuple[int, ...]]
+    mounted: Mapping[str, Mapping[str, tuple[int, ...]]]
+    """The node of every page, by bank and file."""
+    partition: Partition
+    scopes: frozenset[str]
 
 
 class Simulation:
@@ -51,7 +45,14 @@ class Simulation:
         self.pages = {kib: Hugepages(kib, self.memory) for kib in machine.page_kibs}
         self.mounts: dict[str, Mount] = {}
         self.tasks: list[SimTask] = []
-        self.kernel = Kernel(Sysfs(SimFiles(self)), SimBanks(self), SimProcesses(self))
+        self.processes: dict[int, SimProcess] = {}
+        self.partition = Partition()
+        self.siblings: dict[str, frozenset[int]] = {}
+        """Other cgroups with `AllowedCPUs=`."""
+        self.scopes: dict[str, Scope] = {}
+        self.spilled: list[int] = []
+        """CPUs that went offline under a living task of a scope, which the kernel then moved to the host's."""
+        self.kernel = Kernel(Sysfs(SimFiles(self)), SimBanks(self), SimProcesses(self), SimScopes(self))
 
     def state(self) -> State:
         """Return everything that matters now."""
@@ -60,7 +61,12 @@ class Simulation:
             {(node, kib): self.counts(node, kib) for kib in self.pages for node in self.memory},
             {kib: pages.reserved for kib, pages in self.pages.items()},
             {node: memory.free_kib + memory.cache_kib for node, memory in self.memory.items()},
-            {name: tuple(mount.file) for name, mount in self.mounts.items()},
+            {
+                name: {file: tuple(pages) for file, pages in sorted(mount.files.items())}
+                for name, mount in self.mounts.items()
+            },
+            self.partition,
+            frozenset(self.scopes),
         )
 
     def counts(self, node: int, page_kib: int = SMALL_PAGE_KIB) -> PageCounts:
@@ -89,10 +95,47 @@ class Simulation:
         """Start an ordinary task that may run on these CPUs only."""
         self.tasks.append(SimTask(Task(700 + len(self.tasks), "worker"), frozenset(affinity)))
 
+    def spawn(self, uid: int = 1000, comm: str = "qemu") -> int:
+        """Start a process that can hold a lease. Return its pid."""
+        pid = 900 + len(self.processes)
+        self.processes[pid] = SimProcess(started=10_000 + len(self.processes), uid=uid, comm=comm)
+        return pid
+
+    def fork(self, parent: int) -> int:
+        """Fork a process, into the cgroup of its parent. Return the child's pid."""
+        child = self.spawn(self.processes[parent].uid, self.processes[parent].comm)
+        for scope in self.scopes.values():
+            if parent in scope.pids:
+                scope.pids.add(child)
+        return child
+
+    def kill(self, pid: int) -> None:
+        """Let a process end. A scope ends with its last process."""
+        self.processes[pid].alive = False
+        for name, scope in list(self.scopes.items()):
+            scope.pids.discard(pid)
+            if not scope.pids:
+                del self.scopes[name]
+
+    def claim(self, sibling: str, *claimed: int) -> None:
+        """Give another cgroup `AllowedCPUs=`; a partition that it overlaps breaks at once."""
+        self.siblings[sibling] = frozenset(claimed)
+        self.partition = self.partition.beside(self.siblings)
+
+    def confined(self) -> frozenset[int]:
+        """Return the CPUs that no host task can enter."""
+        return self.partition.cpus if self.partition.isolated else frozenset()
+
+    def hosts_cpus(self) -> frozenset[int]:
+        """Return the CPUs that host tasks run on."""
+        return frozenset(self.online) - self.confined()
+
     def set_online(self, cpu: int, online: bool) -> None:
         """Do what the kernel does for `cpuN/online`."""
         if not online and cpu in self.online and (self.kernel.processes.deadline_tasks(cpu) or self.online == {cpu}):
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        if not online and any(cpu in scope.cpus for scope in self.scopes.values()):
+            self.spilled.append(cpu)
         (self.online.add if online else self.online.discard)(cpu)
 
 
@@ -195,62 +238,6 @@ class SimFiles:
         }
         huge = f"Node {node} HugePages_Total:    {self._simulation.counts(node).total}"
         return "\n".join([*(f"Node {node} {name + ':':15} {kib:8} kB" for name, kib in lines.items()), huge])
-
-
-class SimBanks:
-    """Banks: hugetlbfs mounts with one hold file each."""
-
-    def __init__(self, simulation: Simulation) -> None:
-        self._simulation = simulation
-        self._mounts = simulation.mounts
-
-    def mount(self, bank: Bank) -> None:
-        """Mount a bank of exactly its size; one that is mounted already stays as it is."""
-        if bank.name in self._mounts:
-            return
-        with self._simulation.effects.effect(f"mount {bank.name}"):
-            mount = Mount(self._simulation.pages[bank.page_kib], bank.pages)
-            if not mount.open():
-                raise OSError(errno.EIO, "systemd-mount: Cannot allocate memory")
-            self._mounts[bank.name] = mount
-
-    def fill(self, bank: Bank) -> None:
-        """Fill the hold file, in two effects, so that the process can die half-way."""
-        mount = self._mounts[bank.name]
-        missing = bank.pages - len(mount.file)
-        for part in filter(None, (missing // 2, missing - missing // 2)):
-            with self._simulation.effects.effect(f"fill {bank.name}"):
-                every(part, lambda: mount.extend(bank.node))
-
-    def unmount(self, bank: Bank) -> None:
-        """Unmount a bank, which frees its pages; one that is not mounted is no error."""
-        if bank.name not in self._mounts:
-            return
-        with self._simulation.effects.effect(f"unmount {bank.name}"):
-            self._mounts.pop(bank.name).close()
-
-    def held(self) -> Mapping[str, int]:
-        """Return the pages in use in each mounted bank, by its name."""
-        return {name: len(mount.file) for name, mount in sorted(self._mounts.items())}
-
-
-class SimProcesses:
-    """What /proc tells."""
-
-    def __init__(self, simulation: Simulation) -> None:
-        self._simulation = simulation
-
-    def available_kib(self) -> int:
-        """Return the memory programs could still get without swapping."""
-        return sum(memory.free_kib + memory.cache_kib for memory in self._simulation.memory.values())
-
-    def confined_to(self, cpus: frozenset[int]) -> list[Task]:
-        """Return the tasks that may run on these CPUs only."""
-        return [entry.task for entry in self._simulation.tasks if entry.affinity <= cpus]
-
-    def deadline_tasks(self, cpu: int) -> list[Task]:
-        """Return the SCHED_DEADLINE tasks that may run on a CPU."""
-        return [entry.task for entry in self._simulation.tasks if entry.deadline and cpu in entry.affinity]
 
 
 def _number(name: str) -> int:

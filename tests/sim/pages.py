@@ -150,16 +150,25 @@ class Hugepages:
         return sum(at.surplus for at in self.nodes.values())
 
 
+HOLD = "hold"
+"""The file of a bank that holds what no lease has."""
+
+
 @dataclass
 class Mount:
-    """A hugetlbfs mount with `size` and `min_size` alike: a `struct hugepage_subpool`, and its one file's pages."""
+    """A hugetlbfs mount with `size` and `min_size` alike: a `struct hugepage_subpool`, and its files' pages."""
 
     pages: Hugepages
     size: int
     promised: int = 0
-    """`rsv_hpages`: reserved and not yet taken by the file."""
-    file: list[int] = field(default_factory=list)
-    """The node of each page of the hold file."""
+    """`rsv_hpages`: reserved and not yet taken by a file."""
+    files: dict[str, list[int]] = field(default_factory=dict)
+    """By name, the node of each page of a file, in the order of the file."""
+
+    @property
+    def used(self) -> int:
+        """`used_hpages`: what statvfs shows as used."""
+        return sum(map(len, self.files.values()))
 
     def open(self) -> bool:
         """Mount: reserve every page."""
@@ -168,20 +177,26 @@ class Mount:
         self.promised = self.size
         return True
 
-    def extend(self, node: int) -> bool:
-        """Give the file one more page of a node."""
-        if len(self.file) == self.size or not self.pages.allocate(node, promised=self.promised > 0):
+    def extend(self, name: str, node: int) -> bool:
+        """Give a file one more page of a node (`hugepage_subpool_get_pages`)."""
+        if self.used == self.size or not self.pages.allocate(node, promised=self.promised > 0):
             return False
         self.promised -= self.promised > 0
-        self.file.append(node)
+        self.files[name].append(node)
         return True
 
-    def close(self) -> None:
-        """Unmount: the file's pages go back, then the reservation."""
-        for node in self.file:
-            self.pages.free_page(node, promised=True)
+    def truncate(self, name: str, length: int) -> None:
+        """Cut a file; its pages go back, promised to this mount again (`hugepage_subpool_put_pages`)."""
+        file = self.files[name]
+        while len(file) > length:
+            self.pages.free_page(file.pop(), promised=True)
             self.promised += 1
-        self.file = []
+
+    def close(self) -> None:
+        """Unmount: the files' pages go back, then the reservation."""
+        for name in self.files:
+            self.truncate(name, 0)
+        self.files = {}
         self.pages.unreserve(self.promised)
         self.promised = 0
 
