@@ -1,0 +1,70 @@
+#!/usr/bin/env python3
+"""Takes a lease, says what it got in one line of JSON, and holds it until its standard input ends.
+
+Usage: holder.py [--online] [--name NAME] [--map] [--grow] CPUS MIB
+"""
+
+import argparse
+import json
+import mmap
+import os
+import socket
+import sys
+
+SOCKET = "/run/ali-enclaves/allocator.sock"
+METHOD = "io.ali-enclaves.Allocator.Acquire"
+
+
+def acquire(parameters: dict) -> tuple[dict, list[int]]:
+    """Call Acquire and return the reply with its descriptors."""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(SOCKET)
+    connection.sendall(json.dumps({"method": METHOD, "parameters": parameters}).encode() + b"\0")
+    data, fds = b"", []
+    while not data.endswith(b"\0"):
+        part, received, _, _ = socket.recv_fds(connection, 65536, 4)
+        data, fds = data + part, fds + list(received)
+        if not part:
+            raise SystemExit("holder: the service closed the connection")
+    return json.loads(data[:-1]), fds
+
+
+def main() -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--online", action="store_true")
+    parser.add_argument("--name")
+    parser.add_argument("--map", action="store_true", help="check that the memory is clear, then write all over it")
+    parser.add_argument("--grow", action="store_true", help="try to get one page more than the lease")
+    parser.add_argument("cpus", type=int)
+    parser.add_argument("mib", type=int)
+    options = parser.parse_args()
+    wanted = {"cpu_count": options.cpus, "memory_mib": options.mib, "online": options.online}
+    reply, fds = acquire(wanted | ({"name": options.name} if options.name else {}))
+    if "error" not in reply:
+        lease = reply["parameters"]["lease"]
+        lease["allowed_cpus"] = sorted(os.sched_getaffinity(0))
+        lease["cgroup"] = open("/proc/self/cgroup").read().strip()
+        if options.map:
+            with mmap.mmap(fds[0], lease["memory_mib"] << 20) as memory:
+                page = 2 << 20
+                offsets = range(0, len(memory), page)
+                lease["clear"] = all(memory[at : at + page].count(0) == page for at in offsets)
+                for at in offsets:
+                    memory[at : at + page] = b"s" * page
+        if options.grow:
+            try:
+                os.posix_fallocate(fds[0], 0, (lease["memory_mib"] << 20) + (2 << 20))
+                lease["grew"] = True
+            except OSError as error:
+                lease["grew"] = False
+                lease["grow_error"] = error.strerror
+    print(json.dumps(reply), flush=True)
+    if "error" in reply:
+        return 1
+    sys.stdin.read()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
