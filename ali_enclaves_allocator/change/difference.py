@@ -83,8 +83,9 @@ def _memory(pool: Pool, sight: Sight, key: tuple[int, int], wanted: int, names: 
         part.drops = []
         part.kept.append(fresh)
     reused = part.banks[:-1] and sight.pages[key].surplus  # lost to a drop, unless a raise makes it persistent first
-    if raised or reused:
-        part.raises.append(AddPages(*key, raised))
+    regained = max(0, held - sight.pages[key].persistent) if lowered and wanted else 0
+    if raised or reused or regained:
+        part.raises.append(AddPages(*key, raised, regained=regained))
     if surplus := ours + raised - wanted:
         part.lowers.append(AddPages(*key, -surplus, absorbed=0 if wanted else share.absorbed))
     return part
