@@ -869,6 +869,10 @@ class Starving(socket.socket):
         super().__init__(family)
         self.asked_enough = threading.Event()
 
+    def tell_after(self, times: int) -> None:
+        self.asked_enough.clear()
+        self.enough = self.asked + times
+
     def accept(self) -> tuple[socket.socket, Any]:
         self.asked += 1
         if self.asked == self.enough:
@@ -897,19 +901,21 @@ def test_without_descriptors_the_server_waits_and_says_so_once(
     listener.listen()
     service = Running(tmp_path / "socket", Limits(accept_pause=0.01), listener)
     try:
-        inside, outside = service.connect(), socket.socket(socket.AF_UNIX)
-        service.clients.append(outside)
+        inside = service.connect()
         inside.sendall(ping("before"))
         assert reply(inside) == {"parameters": {"text": "before"}}
-        listener.enough = listener.asked + 5
-        with no_descriptors():
-            outside.connect(service.path)
-            assert listener.asked_enough.wait(PATIENCE)
-            inside.sendall(ping("meanwhile"))
-            assert reply(inside) == {"parameters": {"text": "meanwhile"}}
-        outside.sendall(ping("at last"))
-        assert reply(outside) == {"parameters": {"text": "at last"}}
-        assert caplog.messages == ["cannot accept connections: Too many open files; trying again"]
+        for outages in (1, 2):
+            outside = socket.socket(socket.AF_UNIX)
+            service.clients.append(outside)
+            listener.tell_after(5)
+            with no_descriptors():
+                outside.connect(service.path)
+                assert listener.asked_enough.wait(PATIENCE)
+                inside.sendall(ping("meanwhile"))
+                assert reply(inside) == {"parameters": {"text": "meanwhile"}}
+            outside.sendall(ping("at last"))
+            assert reply(outside) == {"parameters": {"text": "at last"}}
+            assert caplog.messages == ["cannot accept connections: Too many open files; trying again"] * outages
     finally:
         service.stop()
 
@@ -924,7 +930,7 @@ def test_without_descriptors_the_loop_does_not_spin(tmp_path: Path, nothing_left
         service.clients.append(outside)
         inside.sendall(ping("before"))
         assert reply(inside) == {"parameters": {"text": "before"}}
-        listener.enough = listener.asked + 1
+        listener.tell_after(1)
         with no_descriptors():
             outside.connect(service.path)
             assert listener.asked_enough.wait(PATIENCE)
