@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 VENV := .venv/bin
 
-.PHONY: help setup deb demo test lint clean
+.PHONY: help setup deb hello-eif demo test lint clean
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
@@ -19,6 +19,9 @@ lint: setup ## Check types, style and the shell scripts
 	$(VENV)/mypy
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
+
+hello-eif: setup ## Build the sample image build/hello.eif
+	examples/hello/build build/hello.eif
 
 deb: setup ## Build the package dist/enclave-cli_<version>_amd64.deb
 	packaging/build-deb

@@ -15,7 +15,7 @@ from ali_enclaves_allocator.kernel.doors import Kernel
 from ali_enclaves_allocator.model import cpus
 from ali_enclaves_allocator.model.config import Config, ConfigInvalid, load
 from ali_enclaves_allocator.model.errors import ConfigUnreadable, Misfit, page_size
-from ali_enclaves_allocator.model.events import LEASE_ENDED, MEMORY_ROUNDED, RECOVERED, TASK_DISPLACED
+from ali_enclaves_allocator.model.events import LEASE_ENDED, MEMORY_ROUNDED, RECOVERED, REFUSED, TASK_DISPLACED
 from ali_enclaves_allocator.model.plan import Plan, choose
 from ali_enclaves_allocator.model.pool import Pool
 from ali_enclaves_allocator.model.source import Source
@@ -25,14 +25,17 @@ log = logging.getLogger(__name__)
 
 
 def end_dead_leases(kernel: Kernel, ledger: Ledger) -> None:
-    """Take back the leases whose holders ended while no daemon watched.
+    """Take back the leases whose holders ended while no daemon watched. What is refused is tried again later.
 
     Raises:
-        AllocatorError: the kernel refused a step.
+        NotGivenBack: an interrupted change could not be finished first.
     """
     _recover(kernel, ledger)
-    for lease in sweep(kernel, ledger):
-        log.info("lease %s ended: its holder is gone", lease.describe(), extra=LEASE_ENDED)
+    ended, refused = sweep(kernel, ledger)
+    for lease in ended:
+        log.info("lease %s (%s) ended: its holder is gone", lease.describe(), lease.id, extra=LEASE_ENDED)
+    for error in refused:
+        log.error("%s", error, extra=REFUSED)
 
 
 def bring_into_force(path: Path, kernel: Kernel, ledger: Ledger) -> None:

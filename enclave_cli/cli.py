@@ -1,14 +1,165 @@
-"""The commands of `enclave-cli`."""
+"""The commands of `enclave-cli`. Each imports what it needs when it runs, so that all of them start quickly."""
 
 import argparse
+import os
+import sys
 
-from enclave_cli import __version__
+from enclave_cli import __version__, failure, paths
+from enclave_cli.failure import EXIT_STATUS, Failure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command and return its exit status."""
-    parser = argparse.ArgumentParser(prog="enclave-cli", description="launch and look after enclave VMs")
+    """Run one command and return its exit status; what fails is told on standard error."""
+    args = _parser().parse_args(argv)
+    try:
+        args.run(args)
+        sys.stdout.flush()
+        return 0
+    except Failure as error:
+        print(f"enclave-cli: {error}", file=sys.stderr)
+        return error.status
+    except KeyboardInterrupt:
+        return failure.INTERRUPTED
+    except BrokenPipeError:  # who read our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="enclave-cli",
+        description="Run enclave VMs on the cores and memory that ali-enclaves-allocator has set aside.",
+        epilog="exit status:\n" + "\n".join(f"  {number:3}  {text}" for number, text in EXIT_STATUS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"enclave-cli {__version__}")
-    parser.parse_args(argv)
-    parser.print_help()
-    return 2
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: "Callable[[argparse.Namespace], None]", text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        sub.set_defaults(run=run)
+        return sub
+
+    _run_options(command("run-enclave", _run, "run an enclave and print it as JSON"))
+    command("describe-enclaves", _describe, "print all enclaves of this machine as JSON")
+    end = command("terminate-enclave", _terminate, "end an enclave and wait until the pool has its part back")
+    which = end.add_mutually_exclusive_group(required=True)
+    which.add_argument("--enclave-id", metavar="ID")
+    which.add_argument("--enclave-name", metavar="NAME")
+    which.add_argument("--all", action="store_true", help="all that this user may end")
+    watch = command("console", _console, "show what an enclave in debug mode prints, from its start and on")
+    which = watch.add_mutually_exclusive_group(required=True)
+    which.add_argument("--enclave-id", metavar="ID")
+    which.add_argument("--enclave-name", metavar="NAME")
+    image = command("describe-eif", _describe_eif, "check an image and print its measurements as JSON")
+    image.add_argument("--eif-path", required=True, metavar="FILE")
+    return parser
+
+
+def _run_options(run: argparse.ArgumentParser) -> None:
+    from enclave_cli.options import KINDS
+
+    run.add_argument("--cpu-count", type=int, metavar="N", help="CPUs of the enclave: whole cores")
+    run.add_argument("--cpu-ids", nargs="+", metavar="CPU", help="these CPUs of the pool instead: 2 3, or 2-3")
+    run.add_argument("--memory", type=int, metavar="MIB", dest="memory_mib", help="at least four times the image")
+    run.add_argument("--eif-path", metavar="FILE", help="the enclave image file")
+    run.add_argument("--enclave-name", metavar="NAME", help="default: the name of the file")
+    run.add_argument("--enclave-cid", type=int, metavar="CID", help="address on vsock; 0 or absent: a free one")
+    run.add_argument("--debug-mode", action="store_true", default=None, help="record the console; proves nothing")
+    run.add_argument("--attach-console", action="store_true", default=None, help="debug mode, and show the console")
+    run.add_argument("--accel", choices=("auto", "kvm", "tcg"), help=f"default: accel= in {paths.SETTINGS}, or auto")
+    run.add_argument("--config", metavar="FILE", help=f"JSON object with the keys {' '.join(KINDS)}; options win")
+
+
+def _run(args: argparse.Namespace) -> None:
+    from enclave_cli import enclaves, settings
+    from enclave_cli.launch import Launch
+    from enclave_cli.options import Request, cpu_ids, read_config, wrong
+
+    given = read_config(args.config) if args.config else {}
+    options = {key: value for key, value in vars(args).items() if value is not None}
+    if "cpu_ids" in options:
+        try:
+            options["cpu_ids"] = cpu_ids(args.cpu_ids)
+        except ValueError:
+            raise wrong(f"--cpu-ids: got {' '.join(args.cpu_ids)}, wanted numbers of CPUs") from None
+    request = Request(given | options)
+    lease, holder = Launch(request, settings.read(paths.SETTINGS), _progress).run()
+    _print(enclaves.started(lease))
+    if request.attach:
+        from enclave_cli import console
+
+        console.show(enclaves.directory(lease["id"]), sys.stderr.fileno(), lambda: not holder.ended())
+
+
+def _describe(_: argparse.Namespace) -> None:
+    from enclave_cli import allocator, enclaves
+
+    _print([enclaves.described(lease) for lease in allocator.leases()])
+
+
+def _terminate(args: argparse.Namespace) -> None:
+    from enclave_cli import allocator, enclaves
+
+    if not args.all:
+        return _print(enclaves.terminate(enclaves.find(args.enclave_id, args.enclave_name)))
+    ended, refused = [], None
+    for lease in allocator.leases():
+        try:
+            ended.append(enclaves.terminate(lease))
+        except Failure as error:
+            refused = error
+            print(f"enclave-cli: {error}", file=sys.stderr)
+    _print(ended)
+    if refused and not ended:
+        raise Failure(refused.status, "ended none of them")
+
+
+def _console(args: argparse.Namespace) -> None:
+    from enclave_cli import console, enclaves
+
+    lease = enclaves.find(args.enclave_id, args.enclave_name)
+    if not lease["annotations"].get("debug"):
+        raise Failure(
+            failure.NO_SUCH_ENCLAVE,
+            f"cannot show the console: {enclaves.enclave_id(lease)} is not in debug mode (run it with --debug-mode)",
+        )
+    console.show(enclaves.directory(lease["id"]), console.output(), lambda: enclaves.lives(lease["holder"]["pid"]))
+
+
+def _describe_eif(args: argparse.Namespace) -> None:
+    from enclave_cli import eif, measurements
+
+    image = eif.read(args.eif_path)
+    _print(
+        {
+            "EifVersion": image.version,
+            "Architecture": image.architecture,
+            "Measurements": {"HashAlgorithm": measurements.ALGORITHM} | measurements.measure(image),
+            "IsSigned": eif.SIGNATURE in image.small,
+            "CheckCRC": True,
+            "CommandLine": image.cmdline,
+            "DefaultMemoryMiB": image.default_memory >> 20,
+            "DefaultCPUs": image.default_cpus,
+            "Sections": [
+                {"Type": eif.KINDS[part.kind], "Offset": part.offset, "Size": part.size, "Sha256": part.sha256.hex()}
+                for part in image.sections
+            ],
+            "Metadata": image.metadata,
+        }
+    )
+
+
+def _progress(text: str) -> None:
+    print(f"enclave-cli: {text}", file=sys.stderr, flush=True)
+
+
+def _print(value: "Any") -> None:
+    import json
+
+    print(json.dumps(value, indent=2), flush=True)

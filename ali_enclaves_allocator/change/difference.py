@@ -71,7 +71,7 @@ def _memory(pool: Pool, sight: Sight, key: tuple[int, int], wanted: int, names: 
     lowered = sight.pages[key].persistent < share.pages  # by somebody: what no bank holds is no longer ours
     ours = held if lowered else share.pages
     leased = set(pool.leased_banks)
-    part.kept += [bank for bank in mounted if bank in leased]
+    part.kept += [bank for bank in pool.leased_banks if (bank.node, bank.page_kib) == key]
     missing = wanted - sum(bank.pages for bank in part.kept)
     for bank in mounted:
         if bank in leased:
@@ -83,7 +83,7 @@ def _memory(pool: Pool, sight: Sight, key: tuple[int, int], wanted: int, names: 
             part.drops.append(SetBank(bank, present=False))
     raised = 0
     if missing:
-        kept = sum(bank.pages for bank in part.kept)
+        kept = sum(bank.pages for bank in part.kept if bank in mounted)
         loose = min(max(0, ours - held), sight.pages[key].free)
         raised = max(0, missing - (held - kept) - loose)
         fresh = Bank(next(names), *key, missing)
@@ -91,8 +91,9 @@ def _memory(pool: Pool, sight: Sight, key: tuple[int, int], wanted: int, names: 
         part.drops = []
         part.kept.append(fresh)
     reused = part.banks[:-1] and sight.pages[key].surplus  # lost to a drop, unless a raise makes it persistent first
-    if raised or reused:
-        part.raises.append(AddPages(*key, raised))
+    regained = max(0, held - sight.pages[key].persistent) if lowered and wanted else 0
+    if raised or reused or regained:
+        part.raises.append(AddPages(*key, raised, regained=regained))
     if surplus := ours + raised - wanted:
         part.lowers.append(AddPages(*key, -surplus, absorbed=0 if wanted else share.absorbed))
     return part

@@ -9,6 +9,7 @@ from ali_enclaves_allocator.change.steps import SetCpu
 from ali_enclaves_allocator.kernel.doors import Kernel
 from ali_enclaves_allocator.model.errors import AllocatorError, KernelRefused, PagesTaken
 from ali_enclaves_allocator.model.pool import Bank, Lease, Pool
+from ali_enclaves_allocator.model.refusals import OnlineImpossible
 
 log = logging.getLogger(__name__)
 
@@ -21,10 +22,10 @@ def lend(lease: Lease, kernel: Kernel, ledger: Ledger) -> tuple[Lease, int]:
     Raises:
         AllocatorError: a step failed, and the lease was taken back.
     """
-    memory = -1
+    _save(ledger, ledger.record.pool.with_lease(lease))
+    pool, memory = ledger.record.pool, -1
+    granted = replace(lease, granted=True)
     try:
-        _save(ledger, ledger.record.pool.with_lease(lease))
-        pool = ledger.record.pool
         bank = _bank(pool, lease)
         memory = kernel.banks.carve(bank, lease, pool.free_pages(bank))
         _require_full(kernel, bank)
@@ -33,13 +34,14 @@ def lend(lease: Lease, kernel: Kernel, ledger: Ledger) -> tuple[Lease, int]:
             for cpu in sorted(lease.cpus):
                 SetCpu(cpu, online=True).apply(kernel)
         kernel.scopes.start(lease)
-        granted = replace(lease, granted=True)
         _save(ledger, pool.with_lease(granted))
-    except (OSError, AllocatorError) as error:
+    except Exception as error:
         if memory >= 0:
             os.close(memory)
-        refused = error if isinstance(error, AllocatorError) else KernelRefused("lend", error.strerror or str(error))
-        refused.outcome = _taken_back(lease, kernel, ledger)
+        outcome = _taken_back(lease, kernel, ledger)
+        refused = KernelRefused("lend", error.strerror or str(error)) if isinstance(error, OSError) else error
+        if isinstance(refused, AllocatorError):
+            refused.outcome = outcome
         raise refused from error
     return granted, memory
 
@@ -50,39 +52,63 @@ def take_back(lease: Lease, kernel: Kernel, ledger: Ledger) -> None:
     Raises:
         AllocatorError: a step was refused; the lease stays in the ledger, no longer granted, to be tried again.
     """
-    pool = ledger.record.pool.with_lease(replace(lease, granted=False))
-    _save(ledger, pool)
-    rest = pool.without_lease(lease.id)
+    if lease in ledger.record.pool.leases and lease.granted:
+        _save(ledger, ledger.record.pool.with_lease(replace(lease, granted=False)))
+    rest = ledger.record.pool.without_lease(lease.id)
     try:
         kernel.scopes.stop(lease)
         if lease.online:
             for cpu in sorted(lease.cpus & kernel.sysfs.online()):
                 SetCpu(cpu, online=False).apply(kernel)
-            kernel.scopes.confine(rest.lent_cpus)
-        bank = _bank(pool, lease)
+            _shrink_partition(rest, kernel)
+        bank = _bank(ledger.record.pool, lease)
         kernel.banks.reclaim(bank, lease.id, rest.free_pages(bank))
     except OSError as error:
         raise KernelRefused(f"take back lease {lease.describe()}", error.strerror or str(error)) from error
     _save(ledger, rest)
 
 
-def sweep(kernel: Kernel, ledger: Ledger) -> list[Lease]:
-    """Take back every lease whose holder is gone or was never answered, and confine the others' CPUs again.
+def sweep(kernel: Kernel, ledger: Ledger) -> tuple[list[Lease], list[AllocatorError]]:
+    """Take back every lease whose holder is gone or was never answered, and mend what the others need.
 
-    Return the leases that were taken back.
-
-    Raises:
-        AllocatorError: a step was refused; the lease stays in the ledger, to be tried again.
+    Return the leases that were taken back, and why something could not be done: that is tried again later.
     """
-    dead = [
-        lease for lease in ledger.record.pool.leases if not (lease.granted and kernel.processes.alive(lease.holder))
-    ]
-    for lease in dead:
-        take_back(lease, kernel, ledger)
-    lent = ledger.record.pool.lent_cpus
-    if not lent <= kernel.scopes.confined():
-        kernel.scopes.confine(lent)
-    return dead
+    ended, refused = [], list[AllocatorError]()
+    for lease in ledger.record.pool.leases:
+        if lease.granted and kernel.processes.alive(lease.holder):
+            continue
+        try:
+            take_back(lease, kernel, ledger)
+            ended.append(lease)
+        except AllocatorError as error:
+            refused.append(error)
+    try:
+        _mend(ledger.record.pool, kernel)
+    except OSError as error:
+        refused.append(KernelRefused("mend the leases", error.strerror or str(error)))
+    except AllocatorError as error:
+        refused.append(error)
+    return ended, refused
+
+
+def _mend(pool: Pool, kernel: Kernel) -> None:
+    """Confine the CPUs that are lent, and hold again what leased banks are short of: they cannot be made anew."""
+    held = kernel.banks.held()
+    for bank in pool.leased_banks:
+        if held.get(bank.name, bank.pages) < bank.pages:
+            kernel.banks.fill(bank, pool.free_pages(bank))
+    if not pool.lent_cpus <= kernel.scopes.confined():
+        kernel.scopes.confine(pool.lent_cpus)
+
+
+def _shrink_partition(rest: Pool, kernel: Kernel) -> None:
+    """Take offline CPUs out of the partition. That another cgroup overlaps what stays in it is drift of that."""
+    try:
+        kernel.scopes.confine(rest.lent_cpus)
+    except OnlineImpossible as error:
+        if not rest.lent_cpus:
+            raise
+        log.warning("%s", error.what())
 
 
 def _taken_back(lease: Lease, kernel: Kernel, ledger: Ledger) -> str:
@@ -90,6 +116,7 @@ def _taken_back(lease: Lease, kernel: Kernel, ledger: Ledger) -> str:
     try:
         take_back(lease, kernel, ledger)
     except AllocatorError as error:
+        log.error("lease %s failed and could not be taken back: %s", lease.id, error.what())
         return f"could not undo: {error.what()}"
     return "nothing is lent"
 

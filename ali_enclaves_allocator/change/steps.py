@@ -100,12 +100,16 @@ class AddPages:
     count: int
     absorbed: int = 0
     """Surplus pages of others that the raise turned persistent, or that the give-back turns surplus again."""
+    regained: int = 0
+    """Surplus pages that are ours: somebody lowered the number while we held them."""
     before: int | None = None
     target: int | None = None
     kind: Literal["pages"] = "pages"
 
     def describe(self) -> str:
         """Say what the step does."""
+        if not self.count:
+            return f"make surplus {page_size(self.page_kib)} pages on node {self.node} persistent"
         verb = "reserve" if self.count >= 0 else "give back"
         return f"{verb} {abs(self.count)}×{page_size(self.page_kib)} pages on node {self.node}"
 
@@ -121,7 +125,7 @@ class AddPages:
         """
         now = kernel.sysfs.pages(self.node, self.page_kib)
         if self.count >= 0:
-            target, absorbed = now.total + self.count, now.surplus
+            target, absorbed = now.total + self.count, max(0, now.surplus - self.regained)
         else:
             absorbed = self.absorbed
             target = now.persistent + self.count - absorbed

@@ -27,19 +27,15 @@ def carry_out(change: Change, kernel: Kernel, ledger: Ledger) -> None:
     """
     former = ledger.record.pool
     change = _decided(change, kernel)
-    if change.take:
-        try:
-            _record(ledger, former, "taking", change.take)
-            for step in change.take:
-                log.debug("%s", step.describe())
-                step.apply(kernel)
-        except Exception as error:
-            _take_back(error, kernel, ledger)
-            raise
-    give = tuple(_decide_give(step, kernel, former, change.pool) for step in change.give)
     try:
+        if change.take:
+            _record(ledger, former, "taking", change.take)
+        for step in change.take:
+            log.debug("%s", step.describe())
+            step.apply(kernel)
+        give = tuple(_decide_give(step, kernel, former, change.pool) for step in change.give)
         _record(ledger, change.pool, "giving" if give else "idle", give)
-    except AllocatorError as error:
+    except Exception as error:
         _take_back(error, kernel, ledger)
         raise
     if give:

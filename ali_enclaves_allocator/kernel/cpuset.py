@@ -6,7 +6,6 @@ does not know at its next daemon-reload.
 """
 
 import time
-from contextlib import suppress
 from pathlib import Path
 
 from ali_enclaves_allocator.kernel.systemd import systemd
@@ -16,6 +15,9 @@ from ali_enclaves_allocator.model.refusals import OnlineImpossible
 
 CGROUP = Path("/sys/fs/cgroup")
 SLICE = "enclaves.slice"
+DROP_INS = Path("/run/systemd/system.control", f"{SLICE}.d")
+"""Where systemd keeps what `set-property --runtime` sets."""
+
 MANAGER = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
 STOP_USEC = 5_000_000
 """What a scope's tasks get between SIGTERM and SIGKILL."""
@@ -32,20 +34,23 @@ class LinuxScopes:
         isolated loses them to the host, so `member` comes first.
         """
         partition = CGROUP / SLICE / "cpuset.cpus.partition"
-        try:
-            if not lent:
-                self._dissolve(partition)
-                return
-            if not _is_unified():
-                raise OnlineImpossible("there is no cpuset controller in a cgroup v2 tree")
-            systemd("systemctl", "start", SLICE)
-            systemd("systemctl", "set-property", "--runtime", SLICE, f"AllowedCPUs={cpus.format(lent)}")
-            if _read(partition) != "isolated":
+        if not lent:
+            self._dissolve(partition)
+            return
+        if not _is_unified():
+            raise OnlineImpossible("there is no cpuset controller in a cgroup v2 tree")
+        _require_free(lent - frozenset(cpus.parse(_read(CGROUP / SLICE / "cpuset.cpus"))))
+        systemd("systemctl", "start", SLICE)
+        systemd("systemctl", "set-property", "--runtime", SLICE, f"AllowedCPUs={cpus.format(lent)}")
+        if _read(partition) != "isolated":
+            try:
                 partition.write_text("member")
                 partition.write_text("isolated")
-        except OSError as error:
-            raise OnlineImpossible(f"the partition failed: {error.strerror or error}") from error
-        self._verify(partition, lent)
+            except OSError as error:
+                raise OnlineImpossible(f"the partition failed: {error.strerror or error}") from error
+        if (state := _read(partition)) != "isolated":  # the write succeeds even when the result is invalid
+            blame = f"; {', '.join(claims)} claims some of them (AllowedCPUs=)" if (claims := _claims(lent)) else ""
+            raise OnlineImpossible(f"the partition of CPUs {cpus.format(lent)} is {state or 'not there'}{blame}")
 
     def start(self, lease: Lease) -> None:
         """Start the lease's scope with its holder in it, and wait until the holder is there.
@@ -87,28 +92,33 @@ class LinuxScopes:
         ours = cpus.parse(_read(CGROUP / SLICE / "cpuset.cpus.effective"))
         return frozenset(ours) - frozenset(cpus.parse(_read(CGROUP / "cpuset.cpus.effective")))
 
-    def _verify(self, partition: Path, lent: frozenset[int]) -> None:
-        """Read the partition back: the write succeeds even when the result is invalid."""
-        state = _read(partition)
-        if state == "isolated":
-            return
-        overlaps = [
-            sibling.name
-            for sibling in sorted(CGROUP.iterdir())
-            if sibling.name != SLICE and lent & set(cpus.parse(_read(sibling / "cpuset.cpus")))
-        ]
-        with suppress(OSError):
-            self._dissolve(partition)
-        blame = f"; {', '.join(overlaps)} claims some of them (AllowedCPUs=)" if overlaps else ""
-        raise OnlineImpossible(f"the partition of CPUs {cpus.format(lent)} is {state or 'not there'}{blame}")
-
     def _dissolve(self, partition: Path) -> None:
         """Give the slice up, in the order that loses no CPU."""
         if partition.exists():
             partition.write_text("member")
             systemd("systemctl", "set-property", "--runtime", SLICE, "AllowedCPUs=")
             systemd("systemctl", "stop", SLICE)
+        if DROP_INS.exists():
             systemd("systemctl", "revert", SLICE)
+
+
+def _require_free(lent: frozenset[int]) -> None:
+    """Refuse CPUs that another cgroup claims, before the partition that other leases are in is touched.
+
+    Raises:
+        OnlineImpossible: names the cgroups.
+    """
+    if claims := _claims(lent):
+        raise OnlineImpossible(f"{', '.join(claims)} claims some of CPUs {cpus.format(lent)} (AllowedCPUs=)")
+
+
+def _claims(lent: frozenset[int]) -> list[str]:
+    """Return the cgroups beside ours that were given some of these CPUs."""
+    return [
+        sibling.name
+        for sibling in sorted(CGROUP.iterdir())
+        if sibling.name != SLICE and lent & set(cpus.parse(_read(sibling / "cpuset.cpus")))
+    ]
 
 
 def _is_unified() -> bool:

@@ -13,6 +13,11 @@ SCHED_DEADLINE = 6
 """The policy that reserves CPU time and makes the kernel refuse an offline (sched(7))."""
 
 
+def printable(comm: str) -> str:
+    """Return a name as it may be shown: a process chooses its own, and may put a line break into it."""
+    return "".join(char if char.isprintable() else "?" for char in comm)
+
+
 @dataclass(frozen=True)
 class Task:
     """A thread: the kernel schedules threads, and each has an affinity of its own."""
@@ -21,8 +26,7 @@ class Task:
     comm: str
 
     def __str__(self) -> str:
-        name = "".join(char if char.isprintable() else "?" for char in self.comm)
-        return f"{name}[{self.tid}]"
+        return f"{printable(self.comm)}[{self.tid}]"
 
 
 class Processes(Protocol):
@@ -62,7 +66,7 @@ class LinuxProcesses:
     def holder(self, pid: int, uid: int, gid: int) -> Holder | None:
         """Describe a process that a lease will belong to; None when it has ended."""
         started = _started(pid)
-        return Holder(pid, started, uid, gid, _comm(pid)) if started else None
+        return Holder(pid, started, uid, gid, printable(_comm(pid))) if started else None
 
     def alive(self, holder: Holder) -> bool:
         """Tell whether that very process still runs; one that is dead but not yet waited for does not."""

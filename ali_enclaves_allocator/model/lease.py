@@ -57,7 +57,7 @@ def grant(request: Request, pool: Pool) -> Grant:
     if len(pool.leases) >= limit:
         raise LeaseLimitReached(limit, [lease.describe() for lease in pool.leases])
     free = [core for core in pool.cores if core not in pool.leased_cores]
-    wanted = len(request.cpus or ()) or request.cpu_count or 0
+    wanted = len(set(request.cpus or ())) or request.cpu_count or 0
     nodes = pool.nodes if request.node is None else (request.node,)
     picks = {node: _cores(request, wanted, [core for core in free if core.node == node]) for node in nodes}
     if not any(picks.values()):
@@ -96,7 +96,8 @@ def _refuse_cpus(request: Request, wanted: int, pool: Pool, free: list[Core], no
         if partial:
             raise NotWholeCores(sorted(named), list(partial[0].cpus))
         holders = [lease.describe() for lease in pool.leases if named & lease.cpus]
-        reason = f"held by {', '.join(holders)}" if holders else f"CPUs {cpus.format(named)} are not on one node"
+        where = "one node" if request.node is None else f"node {request.node}"
+        reason = f"held by {', '.join(holders)}" if holders else f"CPUs {cpus.format(named)} are not on {where}"
         raise InsufficientCpus(wanted, reason, _offers(nodes, pool, free))
     sizes = {len(core.cpus) for core in pool.cores}
     if len(sizes) == 1 and wanted % (threads := sizes.pop()):

@@ -88,7 +88,9 @@ class _Client:
                 self.send_reply(request, await cast(Awaitable[Any], outcome))
         except VarlinkError as error:
             self.send(request, {"error": error.name, "parameters": error.parameters})
-        except Exception:
+        except (Exception, asyncio.CancelledError):
+            if self.task.cancelling():
+                raise
             log.exception("%s failed", request.method)
             interface, _, _ = request.method.rpartition(".")
             self.send(request, {"error": f"{interface}.{InternalError.__name__}", "parameters": {}})

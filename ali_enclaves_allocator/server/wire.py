@@ -28,7 +28,7 @@ class Limits:
     queue: int = 256 * 1024
     """Bytes that wait for a reader beyond those; a connection that lets more wait is dropped."""
     queues: int = 16 * 1024 * 1024
-    """The same for all connections of a uid together."""
+    """The same for all connections of a uid together; beyond it, none of them may let anything wait."""
     connections: int = 1200
     """Connections of one uid; further ones are closed when accepted."""
     accept_pause: float = 1.0
@@ -92,12 +92,13 @@ class Wire:
         """Return the next frame, or None after the last; a client that leaves its replies unread waits."""
         while not self._received and not self.ended:
             self._arrived.clear()
-            self._loop.add_reader(self.sock, self._readable)
-            self._time_partial()
             await self._arrived.wait()
         if self._queued > self.limits.frame:
             await self.drained()
-        return self._received.popleft() if self._received else None
+        frame = self._received.popleft() if self._received else None
+        if not self._received and not self.ended:
+            self._loop.add_reader(self.sock, self._readable)
+        return frame
 
     async def drained(self) -> None:
         """Wait until all that was sent is with the kernel, or the client was given up."""
@@ -109,7 +110,7 @@ class Wire:
         Frames leave together at the loop's next turn. Those with descriptors leave alone, their first byte carrying
         them: sd-varlink takes what comes with a message for the first frame in it.
         """
-        if self._queued > self.limits.queue or self.account.queued > self.limits.queues:
+        if self._queued > (self.limits.queue if self.account.queued <= self.limits.queues else 0):
             close_all(fds)
             return self._abandon()
         if not self._queue:

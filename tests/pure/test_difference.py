@@ -75,7 +75,11 @@ def plan(*cores: Core, page_kib: int = SMALL, **pages: int) -> Plan:
             POOL,
             sight(pages=PageCounts(39, 0, 2)),
             plan(CORE_2, node0=24),
-            ["reserve 0×2M pages on node 0", "drop 32×2M on node 0 in bank0", "hold 24×2M on node 0 in bank1"],
+            [
+                "make surplus 2M pages on node 0 persistent",
+                "drop 32×2M on node 0 in bank0",
+                "hold 24×2M on node 0 in bank1",
+            ],
             ["give back 8×2M pages on node 0"],
             id="less memory beside surplus pages, which are made persistent first",
         ),

@@ -10,6 +10,7 @@ import mmap
 import os
 import socket
 import sys
+from pathlib import Path
 
 SOCKET = "/run/ali-enclaves/allocator.sock"
 METHOD = "io.ali-enclaves.Allocator.Acquire"
@@ -44,7 +45,7 @@ def main() -> int:
     if "error" not in reply:
         lease = reply["parameters"]["lease"]
         lease["allowed_cpus"] = sorted(os.sched_getaffinity(0))
-        lease["cgroup"] = open("/proc/self/cgroup").read().strip()
+        lease["cgroup"] = Path("/proc/self/cgroup").read_text().strip()
         if options.map:
             with mmap.mmap(fds[0], lease["memory_mib"] << 20) as memory:
                 page = 2 << 20

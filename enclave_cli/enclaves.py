@@ -1,0 +1,180 @@
+"""The enclaves of this machine, as their leases tell: what they are called, and how they end."""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import time
+
+from enclave_cli import allocator, failure, paths
+from enclave_cli.failure import Failure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+UNKNOWN_INSTANCE = "i-0000000000000000"
+INSTANCE_ID = "/var/lib/cloud/data/instance-id"
+"""Where cloud-init leaves the id of a cloud instance."""
+
+MOST_ANNOTATION_BYTES = 1000
+GRACE_SECONDS = 10.0
+END_SECONDS = 60.0
+POLL_SECONDS = 0.1
+
+
+def annotations(cid: int, image: str, debug: bool, measurements: dict[str, str]) -> "dict[str, Any]":
+    """Return what goes with a lease, so that everyone sees it: what only the launcher knows."""
+    told = {"cid": cid, "debug": debug, "image": os.path.abspath(image), "instance": instance_id()}
+    told["measurements"] = measurements
+    while len(json.dumps(told)) > MOST_ANNOTATION_BYTES:
+        told["image"] = f"…{str(told['image'])[16:]}"
+    return told
+
+
+def instance_id() -> str:
+    """Return the id of this cloud instance, or zeros where it is not known."""
+    try:
+        with open(INSTANCE_ID, encoding="ascii") as file:
+            found = file.read(64).strip()
+    except (OSError, ValueError):
+        return UNKNOWN_INSTANCE
+    return found if found.startswith("i-") and found[2:].isalnum() else UNKNOWN_INSTANCE
+
+
+def enclave_id(lease: "dict[str, Any]") -> str:
+    """Return the id of the enclave that holds a lease; its hexadecimal part is the lease's id."""
+    return f"{lease['annotations'].get('instance', UNKNOWN_INSTANCE)}-enc{lease['id']}"
+
+
+def started(lease: "dict[str, Any]") -> "dict[str, Any]":
+    """Return what `run-enclave` prints of an enclave."""
+    return {
+        "EnclaveName": lease["name"],
+        "EnclaveID": enclave_id(lease),
+        "ProcessID": lease["holder"]["pid"],
+        "EnclaveCID": lease["annotations"].get("cid"),
+        "NumberOfCPUs": len(lease["cpus"]),
+        "CPUIDs": lease["cpus"],
+        "MemoryMiB": lease["memory_mib"],
+    }
+
+
+def described(lease: "dict[str, Any]") -> "dict[str, Any]":
+    """Return what `describe-enclaves` prints of an enclave."""
+    more = {
+        "State": "RUNNING" if lives(lease["holder"]["pid"]) else "TERMINATING",
+        "Flags": "DEBUG_MODE" if lease["annotations"].get("debug") else "NONE",
+        "Measurements": lease["annotations"].get("measurements", {}),
+    }
+    return started(lease) | more
+
+
+def find(enclave: str | None, name: str | None) -> "dict[str, Any]":
+    """Return the lease of one enclave, by its id or its name. Raises Failure."""
+    leases = allocator.leases()
+    found = [lease for lease in leases if _is(lease, enclave, name)]
+    if len(found) == 1:
+        return found[0]
+    wanted = f"id {enclave}" if enclave else f"name {name}"
+    if found:
+        which = ", ".join(map(enclave_id, found))
+        raise Failure(failure.NO_SUCH_ENCLAVE, f"cannot choose: {len(found)} enclaves have the {wanted}: {which}")
+    there = ", ".join(map(enclave_id, leases)) or "none"
+    raise Failure(failure.NO_SUCH_ENCLAVE, f"cannot find an enclave with the {wanted}; running: {there}")
+
+
+def directory(lease: str) -> str:
+    """Return the directory of an enclave, private to its user."""
+    return os.path.join(paths.RUN, lease)
+
+
+def remove_directory(path: str) -> None:
+    """Remove an enclave's directory, if it is there and ours."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(path):
+            os.unlink(os.path.join(path, name))
+        os.rmdir(path)
+
+
+def clear_away() -> None:
+    """Remove what ended enclaves of this user have left. Raises Failure."""
+    try:
+        there = [entry for entry in os.scandir(paths.RUN) if entry.stat(follow_symlinks=False).st_uid == os.geteuid()]
+    except OSError:
+        return
+    if there:
+        held = {lease["id"] for lease in allocator.leases()}
+        for entry in there:
+            if entry.name not in held:
+                remove_directory(entry.path)
+
+
+def terminate(lease: "dict[str, Any]") -> "dict[str, Any]":
+    """End an enclave, wait until its lease is gone, and return what is printed. Raises Failure."""
+    try:
+        pidfd = os.pidfd_open(lease["holder"]["pid"])
+    except (OSError, ValueError):
+        pidfd = None  # it has ended, or lives where we cannot see it
+    try:
+        if pidfd is not None and _is_held(lease["id"]):  # so it was this process when it was opened
+            _end(lease, pidfd)
+        elif not lease["holder"]["pid"]:
+            allocator.release(lease["id"])
+    finally:
+        if pidfd is not None:
+            os.close(pidfd)
+    deadline = time.monotonic() + END_SECONDS
+    while _is_held(lease["id"]):
+        if time.monotonic() > deadline:
+            raise Failure(
+                failure.NOT_STARTED,
+                f"cannot end {enclave_id(lease)}: its lease is still held after {END_SECONDS:g} s "
+                f"(see: systemctl status evm-{lease['id']}.scope)",
+            )
+        time.sleep(POLL_SECONDS)
+    remove_directory(directory(lease["id"]))
+    return {"EnclaveName": lease["name"], "EnclaveID": enclave_id(lease), "Terminated": True}
+
+
+def _end(lease: "dict[str, Any]", pidfd: int) -> None:
+    """Ask QEMU to end, then the process, then the kernel; what is another user's is the allocator's to decide."""
+    from enclave_cli.qemu import Monitor
+
+    try:
+        if "cid" not in lease["annotations"]:
+            raise PermissionError("not started by this program")
+        try:
+            monitor = Monitor(os.path.join(directory(lease["id"]), paths.MONITOR), timeout=GRACE_SECONDS)
+            with contextlib.closing(monitor):
+                monitor.execute("quit")
+        except OSError:
+            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+        if not select.select([pidfd], [], [], GRACE_SECONDS)[0]:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    except PermissionError:
+        allocator.release(lease["id"])
+
+
+def _is_held(lease: str) -> bool:
+    return any(other["id"] == lease for other in allocator.leases())
+
+
+def _is(lease: "dict[str, Any]", enclave: str | None, name: str | None) -> bool:
+    if enclave is not None:
+        return enclave in (enclave_id(lease), lease["id"])
+    return bool(lease["name"] == name)
+
+
+def lives(pid: int) -> bool:
+    """Tell whether a process lives; one that cannot be seen does."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except FileNotFoundError:
+        return not pid
+    except OSError:
+        return True

@@ -1,0 +1,174 @@
+"""Running an enclave: from the image to a VM that has used its CPUs, all or nothing.
+
+Everything that can be refused is refused before the pool is asked. From then on a guard ends the enclave if this
+process dies, until the enclave is up.
+"""
+
+import contextlib
+import os
+import select
+import socket
+import time
+
+from enclave_cli import accel, console, eif, enclaves, failure, measurements, paths, qemu, vsock
+from enclave_cli.failure import Failure
+from enclave_cli.holder import Holder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from enclave_cli.options import Request
+    from enclave_cli.settings import Settings
+
+START_SECONDS = 120.0
+"""How long QEMU may take until its virtual CPUs run."""
+
+HEARTBEAT_SECONDS = 600.0
+"""How long an image that sends a heartbeat may take to send it; emulation inside emulation is slow."""
+
+POLL_SECONDS = 0.02
+BOOT_NANOSECONDS = 10_000_000
+"""The time that the first virtual CPU has used when we believe that it runs; the others wait for it."""
+
+
+class Launch:
+    """One launch; `progress` is told each phase."""
+
+    def __init__(self, request: "Request", settings: "Settings", progress: "Callable[[str], None]") -> None:
+        self.request, self.progress = request, progress
+        self.qemu = settings.find_qemu()
+        self.accel = request.accelerator(settings.accel)
+        self.directory = ""
+        self.open = contextlib.ExitStack()
+
+    def run(self) -> "tuple[dict[str, Any], Holder]":
+        """Run the enclave; return its lease and its process. Raises Failure."""
+        with self.open:
+            return self._run()
+
+    def _run(self) -> "tuple[dict[str, Any], Holder]":
+        request = self.request
+        self.progress(f"reading image {request.eif_path}")
+        image = self._read_image()
+        measured = measurements.measure(image)
+        if request.debug:
+            measured = {name: "0" * len(value) for name, value in measured.items()}
+        self._check_directory()
+        accelerator = accel.choose(self.accel)
+        vhost, cid = vsock.claim(request.cid)
+        self.open.callback(os.close, vhost)
+        listener = self.open.enter_context(vsock.listen(cid)) if image.metadata.get("heartbeat") is True else None
+        fds = {"vsock": vhost, "kernel": image.kernel or 0} | ({"initrd": image.initrd} if image.initrd else {})
+        recorded = None
+        if request.debug:
+            recorded, serial = socket.socketpair()
+            fds["console"] = self.open.enter_context(serial).fileno()
+        holder = Holder(
+            lambda lease, fds: qemu.command(
+                self.qemu, lease, image.cmdline, accelerator, cid, fds, os.path.join(lease["directory"], paths.MONITOR)
+            ),
+            fds,
+        )
+        try:
+            lease = self._acquire(holder, enclaves.annotations(cid, request.eif_path, request.debug, measured))
+            self._start(holder, lease, recorded, accelerator)
+            if listener:
+                self._hear(holder, listener, cid)
+            self.progress("up")
+        except BaseException:
+            holder.kill()
+            if self.directory:
+                enclaves.remove_directory(self.directory)
+            raise
+        holder.leave()
+        return lease, holder
+
+    def _read_image(self) -> eif.Image:
+        request, here = self.request, os.uname().machine
+        image = eif.read(request.eif_path, keep=True, most_bytes=request.most_image_bytes)
+        self.open.callback(eif.close, image)
+        if image.architecture != here:
+            why = f"architecture at offset 6: got {image.architecture}, wanted {here}, as this machine"
+            raise eif.refusal(image.path, why)
+        return image
+
+    def _check_directory(self) -> None:
+        if not os.path.isdir(paths.RUN):
+            why, status, hint = "it is not there", failure.MACHINE_LACKS, "systemd-tmpfiles --create"
+        elif not os.access(paths.RUN, os.W_OK | os.X_OK):
+            why, status = "this user may not write there", failure.NOT_PERMITTED
+            hint = "join the group de: usermod -aG de USER, then log in again"
+        else:
+            return enclaves.clear_away()
+        raise Failure(status, f"cannot use {paths.RUN}: {why}; nothing was taken from the pool ({hint})")
+
+    def _acquire(self, holder: Holder, annotations: "dict[str, Any]") -> "dict[str, Any]":
+        request = self.request
+        cpus = f"CPUs {','.join(map(str, request.cpus))}" if request.cpus else f"{request.cpu_count} CPUs"
+        self.progress(f"taking cores and memory: {cpus}, {request.memory_mib} MiB")
+        wanted = {"name": request.name, "memory_mib": request.memory_mib, "online": True, "annotations": annotations}
+        wanted |= {"cpus": request.cpus} if request.cpus else {"cpu_count": request.cpu_count}
+        lease = holder.acquire(wanted)
+        return lease | {"annotations": annotations, "holder": lease["holder"] | {"pid": holder.pid}}
+
+    def _start(self, holder: Holder, lease: "dict[str, Any]", recorded: socket.socket | None, accelerator: str) -> None:
+        """Start QEMU, give its threads their CPUs, let it run and see that it does."""
+        cpus = ",".join(map(str, lease["cpus"]))
+        how = {"kvm": "on the processor", "tcg": "emulated"}[accelerator]
+        self.progress(f"starting {enclaves.enclave_id(lease)} on CPUs {cpus} with {lease['memory_mib']} MiB, {how}")
+        self.directory = enclaves.directory(lease["id"])
+        os.mkdir(self.directory, 0o700)
+        if recorded:
+            console.record(recorded, self.directory)
+        holder.start(self.directory)
+        with contextlib.closing(self._monitor(holder, os.path.join(self.directory, paths.MONITOR))) as monitor:
+            try:
+                self._let_run(holder, monitor, lease["cpus"])
+            except OSError as error:
+                if holder.ended(1.0):
+                    raise holder.failure("as it started") from None
+                raise Failure(failure.NOT_STARTED, f"cannot start the enclave: {error}") from None
+
+    def _monitor(self, holder: Holder, path: str) -> qemu.Monitor:
+        deadline = time.monotonic() + START_SECONDS
+        while not holder.ended(POLL_SECONDS):
+            try:
+                return qemu.Monitor(path, timeout=START_SECONDS)
+            except (FileNotFoundError, ConnectionRefusedError):
+                if time.monotonic() > deadline:
+                    why = f"QEMU opened no monitor within {START_SECONDS:g} s"
+                    raise Failure(failure.NOT_STARTED, f"cannot start the enclave: {why}") from None
+        raise holder.failure("before it opened its monitor")
+
+    def _let_run(self, holder: Holder, monitor: qemu.Monitor, cpus: list[int]) -> None:
+        vcpus = monitor.vcpu_threads()
+        qemu.pin(holder.pid, vcpus, cpus)
+        before = [qemu.nanoseconds(holder.pid, thread) for thread in vcpus]
+        monitor.execute("cont")
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if holder.ended(POLL_SECONDS):
+                raise holder.failure("as it started")
+            used = [qemu.nanoseconds(holder.pid, vcpu) - then for vcpu, then in zip(vcpus, before, strict=True)]
+            running = monitor.execute("query-status")["status"] == "running"
+            if running and used[0] >= BOOT_NANOSECONDS and all(used):
+                return qemu.pin(holder.pid, vcpus, cpus)  # threads that came since
+        raise Failure(
+            failure.NOT_STARTED, f"cannot start the enclave: its CPUs used no time within {START_SECONDS:g} s"
+        )
+
+    def _hear(self, holder: Holder, listener: socket.socket, cid: int) -> None:
+        """Wait for the heartbeat that the image promised."""
+        self.progress("waiting for its heartbeat")
+        deadline = time.monotonic() + HEARTBEAT_SECONDS
+        while (left := deadline - time.monotonic()) > 0:
+            ready = select.select([listener.fileno(), holder.pidfd], [], [], left)[0]
+            if holder.pidfd in ready:
+                raise holder.failure("before its heartbeat")
+            if ready and vsock.heard(listener, cid):
+                return
+        raise Failure(
+            failure.NOT_STARTED, f"cannot wait longer for the heartbeat: none within {HEARTBEAT_SECONDS:g} s; ended it"
+        )

@@ -1,0 +1,111 @@
+"""What `run-enclave` is asked for: the options of its command line, and those of a --config file."""
+
+import json
+import os
+
+from enclave_cli import failure, vsock
+from enclave_cli.failure import Failure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+LEAST_MEMORY_MIB = 64
+MEMORY_PER_IMAGE = 4
+"""An image needs room for itself, for itself unpacked, and to work."""
+
+KINDS: "dict[str, tuple[type, str]]" = {
+    "enclave_name": (str, "text"),
+    "cpu_count": (int, "a number"),
+    "cpu_ids": (list, "a list of numbers"),
+    "memory_mib": (int, "a number"),
+    "eif_path": (str, "text"),
+    "enclave_cid": (int, "a number"),
+    "debug_mode": (bool, "true or false"),
+    "attach_console": (bool, "true or false"),
+}
+"""The keys of a --config file: what each must be."""
+
+
+class Request:
+    """A checked wish: what to run, on what, and how."""
+
+    def __init__(self, given: "dict[str, Any]") -> None:
+        """Check the options that are given, by their keys in a --config file. Raises Failure."""
+        for key, option in (("eif_path", "--eif-path"), ("memory_mib", "--memory")):
+            if given.get(key) is None:
+                raise wrong(f"missing: {option}")
+        self.eif_path = str(given["eif_path"])
+        self.memory_mib = int(given["memory_mib"])
+        self.cpu_count: int | None = given.get("cpu_count")
+        self.cpus: list[int] | None = given.get("cpu_ids")
+        self.name = given.get("enclave_name") or os.path.splitext(os.path.basename(self.eif_path))[0]
+        self.cid = int(given.get("enclave_cid") or 0)
+        self.attach = bool(given.get("attach_console"))
+        self.debug = bool(given.get("debug_mode")) or self.attach
+        self.accel: str | None = given.get("accel")
+        self._check()
+
+    def _check(self) -> None:
+        if (self.cpu_count is None) == (self.cpus is None):
+            both = "both" if self.cpus is not None else "neither"
+            raise wrong(f"got {both} of --cpu-count and --cpu-ids, wanted one")
+        if self.cpu_count is not None and self.cpu_count < 1:
+            raise wrong(f"--cpu-count: got {self.cpu_count}, wanted 1 or more")
+        if self.cpus is not None and (not self.cpus or len(set(self.cpus)) != len(self.cpus) or min(self.cpus) < 0):
+            raise wrong(f"--cpu-ids: got {self.cpus}, wanted numbers of CPUs, each once")
+        if self.memory_mib < LEAST_MEMORY_MIB:
+            raise wrong(f"--memory: got {self.memory_mib} MiB, wanted {LEAST_MEMORY_MIB} MiB or more")
+        if self.cid and not vsock.FIRST_CID <= self.cid <= vsock.LAST_CID:
+            wanted = f"{vsock.FIRST_CID} to {vsock.LAST_CID}, or 0 to choose a free one"
+            raise wrong(f"--enclave-cid: got {self.cid}, wanted {wanted}")
+
+    @property
+    def most_image_bytes(self) -> int:
+        """How large the image may be for this memory."""
+        return (self.memory_mib << 20) // MEMORY_PER_IMAGE
+
+    def accelerator(self, default: str) -> str:
+        """Return what to run the code on: what was asked for, or else the machine's setting."""
+        return self.accel or default
+
+
+def wrong(why: str) -> Failure:
+    """Return the failure of a command line."""
+    return Failure(failure.USAGE, f"run-enclave: {why}; nothing was taken from the pool (see run-enclave --help)")
+
+
+def read_config(path: str) -> "dict[str, Any]":
+    """Read a --config file: a JSON object with some of the keys of KINDS. Raises Failure."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            config = json.load(file)
+    except (OSError, ValueError, RecursionError) as error:
+        raise Failure(failure.FILE_REFUSED, f"cannot read {path}: {error}; nothing was taken from the pool") from None
+    if not isinstance(config, dict):
+        raise _refused(path, "file", "something else", "a JSON object")
+    for key, value in config.items():
+        if key not in KINDS:
+            raise _refused(path, key, "an unknown key", f"one of {', '.join(KINDS)}")
+        kind, wanted = KINDS[key]
+        if type(value) is not kind:
+            raise _refused(path, key, json.dumps(value), wanted)
+        if isinstance(value, list) and any(type(item) is not int for item in value):
+            raise _refused(path, key, json.dumps(value), wanted)
+    return dict(config)
+
+
+def _refused(path: str, key: str, got: str, wanted: str) -> Failure:
+    told = f"{path}: {key}: got {got}, wanted {wanted}; nothing was taken from the pool"
+    return Failure(failure.FILE_REFUSED, told)
+
+
+def cpu_ids(words: list[str]) -> list[int]:
+    """Read numbers of CPUs: `2 3`, `2,3` or `2-3`. Raises ValueError."""
+    cpus: list[int] = []
+    for word in ",".join(words).split(","):
+        first, dash, last = word.partition("-")
+        cpus += range(int(first), int(last) + 1) if dash else [int(first)]
+        if len(cpus) > 4096:
+            raise ValueError("more CPUs than any machine has")
+    return cpus

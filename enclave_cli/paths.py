@@ -1,0 +1,19 @@
+"""Where things lie on this machine."""
+
+SOCKET = "/run/ali-enclaves/allocator.sock"
+"""The socket of the allocator."""
+
+RUN = "/run/ali-enclaves/evm"
+"""Below it every enclave has a directory of its user's, named like its lease; tmpfiles makes it, 1770 root de."""
+
+SETTINGS = "/etc/ali-enclaves/enclave-cli.conf"
+"""Settings of this machine; optional."""
+
+VHOST_VSOCK = "/dev/vhost-vsock"
+KVM = "/dev/kvm"
+
+MONITOR = "monitor.sock"
+"""QEMU's monitor (QMP), in the enclave's directory."""
+
+CONSOLE = "console.log"
+"""What the serial console said, in the directory of an enclave in debug mode."""

@@ -1,0 +1,244 @@
+"""What the launcher's tests run against: an allocator of their own, a QEMU of their own, tiny images."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from ali_enclaves_allocator.server.idl import render
+from ali_enclaves_allocator.server.varlink import Call, Method, Nothing, Parameters, Reply, Server, VarlinkError
+from enclave_cli import eif_build
+from enclave_cli.allocator import INTERFACE
+from tests.sim.test_varlink import listen
+
+T = TypeVar("T")
+PATIENCE = 30.0
+
+
+class Acquire(Parameters):
+    """What the launcher asks for."""
+
+    name: str | None = None
+    cpu_count: int | None = None
+    cpus: list[int] | None = None
+    memory_mib: int
+    node: int | None = None
+    online: bool
+    annotations: dict[str, Any] | None = None
+
+
+class Release(Parameters):
+    """The lease to end."""
+
+    lease: str
+
+
+class Holder(BaseModel):
+    """Who holds it."""
+
+    pid: int
+    uid: int
+    comm: str
+
+
+class Lease(BaseModel):
+    """A lease."""
+
+    id: str
+    name: str | None
+    cpus: list[int]
+    node: int
+    memory_mib: int
+    hugepage_size: str
+    online: bool
+    scope: str
+    holder: Holder
+    since: float
+    annotations: dict[str, Any]
+
+
+class Acquired(BaseModel):
+    """A lease and its memory."""
+
+    lease: Lease
+    memory_fd: int
+
+
+class Leases(BaseModel):
+    """All leases."""
+
+    leases: list[Lease]
+
+
+class Refusal(BaseModel):
+    """An error with its message."""
+
+    message: str
+
+
+class NotPermitted(Refusal):
+    """The caller may not."""
+
+
+class InsufficientCpus(Refusal):
+    """Too few CPUs."""
+
+
+class NoSuchLease(Refusal):
+    """There is none of this id."""
+
+
+class FakeAllocator:
+    """Lends what is asked, as memfds; a lease ends with its holder. `refuse` makes Acquire fail."""
+
+    def __init__(self, path: Path) -> None:
+        self.listener = listen(str(path))
+        self.leases: dict[str, Lease] = {}
+        self.asked: list[Acquire] = []
+        self.refuse: tuple[str, str] | None = None
+        self.silent = False
+        self.numbers = iter(range(1, 1000))
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever)
+        self.thread.start()
+        self.server = self.run(self.start())
+
+    def run(self, work: Awaitable[T]) -> T:
+        async def task() -> T:
+            return await work
+
+        return asyncio.run_coroutine_threadsafe(task(), self.loop).result(PATIENCE)
+
+    async def start(self) -> Server:
+        methods: list[Method[Any, Any]] = [
+            Method("Acquire", self.acquire, Acquire, Acquired),
+            Method("Release", self.release, Release, Nothing),
+            Method("ListLeases", self.list_leases, Nothing, Leases),
+        ]
+        interface = render(INTERFACE, methods, [NotPermitted, InsufficientCpus, NoSuchLease])
+        server = Server(self.listener, [interface], vendor="", product="", version="", url="")
+        await server.start()
+        return server
+
+    def stop(self) -> None:
+        self.run(self.server.close(timeout=0.01))
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(PATIENCE)
+        self.loop.close()
+        self.listener.close()
+
+    async def acquire(self, call: Call, asked: Acquire) -> Reply[Acquired]:
+        """Lend."""
+        self.asked.append(asked)
+        if self.silent:
+            await asyncio.sleep(PATIENCE)
+        if self.refuse:
+            raise VarlinkError(f"{INTERFACE}.{self.refuse[0]}", {"message": self.refuse[1]})
+        cpus = asked.cpus or [number % (os.cpu_count() or 1) for number in range(asked.cpu_count or 0)]
+        lease = Lease(
+            id=f"{next(self.numbers):016x}",
+            name=asked.name,
+            cpus=cpus,
+            node=0,
+            memory_mib=asked.memory_mib,
+            hugepage_size="2M",
+            online=asked.online,
+            scope="evm.scope",
+            holder=Holder(pid=call.peer.pid, uid=call.peer.uid, comm="python3"),
+            since=time.time(),
+            annotations=asked.annotations or {},
+        )
+        self.leases[lease.id] = lease
+        pidfd = os.pidfd_open(call.peer.pid)
+        asyncio.get_running_loop().add_reader(pidfd, self.ended, pidfd, lease.id)
+        memory = os.memfd_create("lease")
+        os.truncate(memory, asked.memory_mib << 20)
+        return Reply(Acquired(lease=lease, memory_fd=0), fds=[memory])
+
+    def ended(self, pidfd: int, lease: str) -> None:
+        asyncio.get_running_loop().remove_reader(pidfd)
+        os.close(pidfd)
+        self.leases.pop(lease, None)
+
+    async def release(self, _: Call, which: Release) -> Nothing:
+        """End a lease."""
+        if which.lease not in self.leases:
+            raise VarlinkError(f"{INTERFACE}.NoSuchLease", {"message": f"no lease {which.lease}"})
+        del self.leases[which.lease]
+        return Nothing()
+
+    async def list_leases(self, _: Call, __: Nothing) -> Leases:
+        """Tell all."""
+        return Leases(leases=list(self.leases.values()))
+
+
+HEADER = 48
+LOAD = 0x100000
+PRINT_CMDLINE = bytes.fromhex("8b7310 66baf803 ac 84c0 7403 ee ebf8 b00a ee ebfe")
+"""Writes the command line that the loader left at [ebx+16] to the serial port, then spins."""
+
+
+def tiny_kernel() -> bytes:
+    """Return a multiboot kernel of a few bytes."""
+    magic, flags = 0x1BADB002, 0x00010000
+    size = HEADER + len(PRINT_CMDLINE)
+    fields = (magic, flags, -(magic + flags) % 2**32, LOAD, LOAD, LOAD + size, LOAD + size, LOAD + HEADER)
+    return b"".join(field.to_bytes(4, "little") for field in fields).ljust(HEADER, b"\0") + PRINT_CMDLINE
+
+
+def tiny_image(cmdline: str = "hello from a tiny kernel", metadata: dict[str, object] | None = None) -> bytes:
+    """Return an image that QEMU boots in no time."""
+    return eif_build.build(tiny_kernel(), cmdline, [b"ramdisk"], metadata)
+
+
+WITHOUT_VSOCK = """#!/bin/bash
+# QEMU on a machine without vhost-vsock.
+arguments=()
+while (($#)); do
+    if [ "$1" = -device ]; then shift 2; else arguments+=("$1"); shift; fi
+done
+exec qemu-system-x86_64 "${arguments[@]}"
+"""
+
+PREAMBLE = """
+import os, sys
+from enclave_cli import paths, vsock
+paths.SOCKET, paths.RUN, paths.SETTINGS = {socket!r}, {run!r}, {settings!r}
+vsock.claim = lambda cid: (os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC), cid or 4)
+from enclave_cli.cli import main
+sys.exit(main())
+"""
+
+
+class Cli:
+    """The launcher, with its paths in a directory of the test's."""
+
+    def __init__(self, directory: Path, qemu: str) -> None:
+        self.directory = directory
+        self.socket, self.run_directory = directory / "sock", directory / "evm"
+        self.run_directory.mkdir()
+        script = directory / "qemu"
+        script.write_text(qemu)
+        script.chmod(0o755)
+        settings = directory / "enclave-cli.conf"
+        settings.write_text(f"# of a test\n[enclave-cli]\naccel = tcg\nqemu = {script}\n")
+        paths = {"socket": str(self.socket), "run": str(self.run_directory), "settings": str(settings)}
+        self.preamble = PREAMBLE.format(**paths)
+
+    def command(self, *arguments: str) -> Sequence[str]:
+        return [sys.executable, "-c", self.preamble, *arguments]
+
+    def __call__(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(self.command(*arguments), capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+    def image(self, data: bytes) -> str:
+        path = self.directory / "tiny.eif"
+        path.write_bytes(data)
+        return str(path)
