@@ -209,8 +209,10 @@ exec qemu-system-x86_64 "${arguments[@]}"
 
 PREAMBLE = """
 import os, sys
-from enclave_cli import paths, vsock
+sys.path.insert(0, {repository!r})
+from enclave_cli import enclaves, paths, vsock
 paths.SOCKET, paths.RUN, paths.SETTINGS = {socket!r}, {run!r}, {settings!r}
+enclaves.GRACE_SECONDS = 0.5
 vsock.claim = lambda cid: (os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC), cid or 4)
 from enclave_cli.cli import main
 sys.exit(main())
@@ -229,14 +231,22 @@ class Cli:
         script.chmod(0o755)
         settings = directory / "enclave-cli.conf"
         settings.write_text(f"# of a test\n[enclave-cli]\naccel = tcg\nqemu = {script}\n")
-        paths = {"socket": str(self.socket), "run": str(self.run_directory), "settings": str(settings)}
+        paths = {
+            "repository": str(Path(__file__).parents[2]),
+            "socket": str(self.socket),
+            "run": str(self.run_directory),
+            "settings": str(settings),
+        }
         self.preamble = PREAMBLE.format(**paths)
 
     def command(self, *arguments: str) -> Sequence[str]:
-        return [sys.executable, "-c", self.preamble, *arguments]
+        return [sys.executable, "-IS", "-c", self.preamble, *arguments]
 
     def __call__(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(self.command(*arguments), capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+    def begin(self, *arguments: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(self.command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def image(self, data: bytes) -> str:
         path = self.directory / "tiny.eif"

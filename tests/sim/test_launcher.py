@@ -1,0 +1,425 @@
+"""The launcher against an allocator of the tests, which lends memfds, and a real QEMU that emulates a tiny kernel."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enclave_cli import accel, console, enclaves, failure, paths, qemu, vsock
+from enclave_cli.failure import Failure
+from enclave_cli.options import Request, cpu_ids, read_config
+from enclave_cli.settings import read as read_settings
+from tests.sim.launcher import PATIENCE, WITHOUT_VSOCK, Cli, FakeAllocator, tiny_image
+
+SILENT_QEMU = "#!/bin/sh\nexec sleep 600\n"
+DYING_QEMU = "#!/bin/sh\necho first >&2\necho 'qemu: no memory for anything' >&2\nexit 3\n"
+RUN = ("run-enclave", "--cpu-count", "2", "--memory", "64", "--eif-path")
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    return Cli(tmp_path, WITHOUT_VSOCK)
+
+
+@pytest.fixture
+def allocator(cli: Cli) -> Iterator[FakeAllocator]:
+    allocator = FakeAllocator(cli.socket)
+    yield allocator
+    for lease in list(allocator.leases.values()):
+        os.kill(lease.holder.pid, signal.SIGKILL)
+    until(lambda: not allocator.leases)
+    allocator.stop()
+
+
+def until(true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.02)
+
+
+def lines(text: str) -> list[str]:
+    return [line.removeprefix("enclave-cli: ") for line in text.splitlines()]
+
+
+def run(cli: Cli, *more: str, image: bytes | None = None) -> dict[str, Any]:
+    done = cli(*RUN, cli.image(image or tiny_image()), *more)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def allowed(task: Path) -> str:
+    [line] = [line for line in (task / "status").read_text().splitlines() if line.startswith("Cpus_allowed_list")]
+    return line.split()[1]
+
+
+def test_the_whole_life_of_an_enclave(cli: Cli, allocator: FakeAllocator) -> None:
+    done = cli(*RUN, cli.image(tiny_image()), "--enclave-name", "web", "--enclave-cid", "77")
+    enclave = json.loads(done.stdout)
+    pid = enclave["ProcessID"]
+    assert enclave == {
+        "EnclaveName": "web",
+        "EnclaveID": "i-0000000000000000-enc0000000000000001",
+        "ProcessID": allocator.leases["0000000000000001"].holder.pid,
+        "EnclaveCID": 77,
+        "NumberOfCPUs": 2,
+        "CPUIDs": [0, 1],
+        "MemoryMiB": 64,
+    }
+    assert [line.split(" ")[0] for line in lines(done.stderr)] == ["reading", "taking", "starting", "up"]
+    assert Path(f"/proc/{pid}/exe").resolve().name.startswith("qemu-system")
+    assert os.stat(cli.run_directory / "0000000000000001").st_mode & 0o777 == 0o700
+
+    [asked] = allocator.asked
+    assert (asked.cpu_count, asked.cpus, asked.memory_mib, asked.online, asked.name) == (2, None, 64, True, "web")
+    described = json.loads(cli("describe-enclaves").stdout)
+    assert described == [enclave | {"State": "RUNNING", "Flags": "NONE", "Measurements": described[0]["Measurements"]}]
+    assert set(described[0]["Measurements"]) == {"PCR8", "PCR9", "PCR11"}
+
+    done = cli("terminate-enclave", "--enclave-id", enclave["EnclaveID"])
+    assert json.loads(done.stdout) == {
+        "EnclaveName": "web",
+        "EnclaveID": enclave["EnclaveID"],
+        "Terminated": True,
+    }
+    assert not allocator.leases and not list(cli.run_directory.iterdir())
+    assert json.loads(cli("describe-enclaves").stdout) == []
+
+
+def test_every_thread_has_a_cpu_of_the_lease(cli: Cli, allocator: FakeAllocator) -> None:
+    tasks = list(Path(f"/proc/{run(cli)['ProcessID']}/task").iterdir())
+    by_name = {(task / "comm").read_text().strip(): allowed(task) for task in tasks}
+    assert (by_name["CPU 0/TCG"], by_name["CPU 1/TCG"]) == ("0", "1")
+    assert {allowed(task) for task in tasks} == {"0", "1"}
+
+
+def test_nothing_of_the_launcher_stays(cli: Cli, allocator: FakeAllocator) -> None:
+    pid = run(cli)["ProcessID"]
+    until(lambda: cli.preamble.encode() not in b"".join(command_lines()))
+    kept = {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()}
+    assert not [name for name in kept if name.startswith(str(cli.directory))]
+    assert os.getsid(pid) == pid
+    limits = Path(f"/proc/{pid}/limits").read_text()
+    assert next(line for line in limits.splitlines() if line.startswith("Max core")).split()[4:6] == ["0", "0"]
+
+
+def command_lines() -> Iterator[bytes]:
+    for directory in Path("/proc").iterdir():
+        try:
+            yield (directory / "cmdline").read_bytes()
+        except OSError:
+            continue
+
+
+def test_the_console_of_an_enclave_in_debug_mode(cli: Cli, allocator: FakeAllocator) -> None:
+    enclave = run(cli, "--debug-mode", image=tiny_image("greetings"))
+    [described] = json.loads(cli("describe-enclaves").stdout)
+    assert described["Flags"] == "DEBUG_MODE"
+    assert set(described["Measurements"].values()) == {"0" * 64}
+    with cli.begin("console", "--enclave-id", enclave["EnclaveID"]) as watching:
+        assert watching.stdout and "greetings" in watching.stdout.readline()
+        assert watching.poll() is None
+        cli("terminate-enclave", "--enclave-name", "tiny")
+        assert watching.wait(PATIENCE) == 0
+
+
+def test_an_enclave_has_no_console_otherwise(cli: Cli, allocator: FakeAllocator) -> None:
+    enclave = run(cli)
+    done = cli("console", "--enclave-id", enclave["EnclaveID"])
+    assert (done.returncode, done.stdout) == (failure.NO_SUCH_ENCLAVE, "")
+    assert "is not in debug mode" in done.stderr
+
+
+def test_an_attached_console_leaves_stdout_to_the_json(cli: Cli, allocator: FakeAllocator) -> None:
+    with cli.begin(*RUN, cli.image(tiny_image("greetings")), "--attach-console") as attached:
+        assert attached.stdout and attached.stderr
+        while "greetings" not in attached.stderr.readline():
+            pass
+        cli("terminate-enclave", "--all")
+        assert json.loads(attached.stdout.read())["EnclaveName"] == "tiny"
+        assert attached.wait(PATIENCE) == 0
+
+
+def test_two_at_once(cli: Cli, allocator: FakeAllocator) -> None:
+    image = cli.image(tiny_image())
+    with cli.begin(*RUN, image) as one, cli.begin(*RUN, image) as two:
+        ids = {json.loads(launch.communicate(timeout=PATIENCE)[0])["EnclaveID"] for launch in (one, two)}
+    assert len(ids) == len(allocator.leases) == 2
+    assert "2 enclaves have the name tiny" in cli("terminate-enclave", "--enclave-name", "tiny").stderr
+    assert {each["EnclaveID"] for each in json.loads(cli("terminate-enclave", "--all").stdout)} == ids
+    assert not allocator.leases
+
+
+def test_a_qemu_that_does_not_answer_is_killed(cli: Cli, allocator: FakeAllocator) -> None:
+    enclave = run(cli)
+    os.kill(enclave["ProcessID"], signal.SIGSTOP)
+    assert cli("terminate-enclave", "--enclave-id", enclave["EnclaveID"]).returncode == 0
+    assert not allocator.leases
+
+
+def test_what_an_ended_enclave_left_is_cleared_away(cli: Cli, allocator: FakeAllocator) -> None:
+    first = run(cli)
+    os.kill(first["ProcessID"], signal.SIGKILL)
+    until(lambda: not allocator.leases)
+    second = run(cli)
+    assert [path.name for path in cli.run_directory.iterdir()] == [second["EnclaveID"][-16:]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"),
+    [
+        (["--memory", "64"], failure.USAGE, "missing: --eif-path"),
+        (["--eif-path", "IMAGE"], failure.USAGE, "missing: --memory"),
+        (["--eif-path", "IMAGE", "--memory", "64"], failure.USAGE, "got neither of --cpu-count and --cpu-ids"),
+        (["--eif-path", "IMAGE", "--memory", "63", "--cpu-count", "2"], failure.USAGE, "got 63 MiB, wanted 64 MiB"),
+        (["--eif-path", "/", "--memory", "64", "--cpu-count", "2"], failure.IMAGE_REFUSED, "got a directory"),
+        (["--eif-path", "LARGE", "--memory", "64", "--cpu-count", "2"], failure.IMAGE_REFUSED, "give --memory 65 or"),
+        (["--eif-path", "DAMAGED", "--memory", "64", "--cpu-count", "2"], failure.IMAGE_REFUSED, "CRC32 at offset 544"),
+        (["--eif-path", "ARM", "--memory", "64", "--cpu-count", "2"], failure.IMAGE_REFUSED, "got aarch64, wanted"),
+        (["--config", "CONFIG"], failure.FILE_REFUSED, "memory: got an unknown key, wanted one of enclave_name"),
+    ],
+)
+def test_what_is_refused_before_the_pool_is_asked(
+    cli: Cli, allocator: FakeAllocator, arguments: list[str], status: int, told: str
+) -> None:
+    files = {
+        "IMAGE": tiny_image(),
+        "LARGE": tiny_image() + bytes(16 << 20),
+        "DAMAGED": tiny_image()[:-1] + b"!",
+        "ARM": (other := bytearray(tiny_image())),
+        "CONFIG": b'{"memory": 64}',
+    }
+    other[7] = 1
+    other[544:548] = zlib.crc32(other[548:], zlib.crc32(other[:544])).to_bytes(4, "big")
+    for name, data in files.items():
+        (cli.directory / name).write_bytes(data)
+    done = cli("run-enclave", *[str(cli.directory / word) if word in files else word for word in arguments])
+    assert (done.returncode, done.stdout) == (status, "")
+    assert told in done.stderr and "nothing was taken from the pool" in done.stderr
+    assert not allocator.asked
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [("InsufficientCpus", failure.POOL_REFUSED), ("NotPermitted", failure.NOT_PERMITTED)]
+)
+def test_what_the_allocator_refuses(cli: Cli, allocator: FakeAllocator, error: str, status: int) -> None:
+    allocator.refuse = (error, "cannot lend: 2 CPUs wanted, 0 free")
+    done = cli(*RUN, cli.image(tiny_image()))
+    assert (done.returncode, done.stdout) == (status, "")
+    assert lines(done.stderr)[-1] == "cannot lend: 2 CPUs wanted, 0 free"
+
+
+def test_no_service(cli: Cli) -> None:
+    for command in ([*RUN, cli.image(tiny_image())], ["describe-enclaves"], ["terminate-enclave", "--all"]):
+        done = cli(*command)
+        assert (done.returncode, done.stdout) == (failure.SERVICE_UNAVAILABLE, "")
+        assert "it is not running: systemctl start ali-enclaves-allocator" in done.stderr
+
+
+def test_a_qemu_that_dies(tmp_path: Path, cli: Cli, allocator: FakeAllocator) -> None:
+    (tmp_path / "qemu").write_text(DYING_QEMU)
+    done = cli(*RUN, cli.image(tiny_image()))
+    assert (done.returncode, done.stdout) == (failure.NOT_STARTED, "")
+    assert "ended before it opened its monitor, with status 3: qemu: no memory for anything" in done.stderr
+    until(lambda: not allocator.leases)
+    assert not list(cli.run_directory.iterdir())
+
+
+def test_no_qemu(tmp_path: Path, cli: Cli, allocator: FakeAllocator) -> None:
+    (tmp_path / "qemu").unlink()
+    done = cli(*RUN, cli.image(tiny_image()))
+    assert done.returncode == failure.MACHINE_LACKS and "cannot find QEMU" in done.stderr
+    assert not allocator.asked
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("phase", ["acquiring", "starting"])
+def test_a_launcher_that_dies_leaves_nothing(
+    tmp_path: Path, cli: Cli, allocator: FakeAllocator, number: int, phase: str
+) -> None:
+    (tmp_path / "qemu").write_text(SILENT_QEMU)
+    allocator.silent = phase == "acquiring"
+    with cli.begin(*RUN, cli.image(tiny_image())) as launcher:
+        if phase == "acquiring":
+            until(lambda: allocator.asked)
+        else:
+            until(lambda: allocator.leases and comm(next(iter(allocator.leases.values())).holder.pid) == "sleep")
+        launcher.send_signal(number)
+        assert launcher.wait(PATIENCE) == (failure.INTERRUPTED if number == signal.SIGINT else -number)
+    until(lambda: not allocator.leases and cli.preamble.encode() not in b"".join(command_lines()))
+
+
+def comm(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def test_another_programs_lease_is_the_allocators_to_end(cli: Cli, allocator: FakeAllocator) -> None:
+    enclave = run(cli)
+    lease = allocator.leases[enclave["EnclaveID"][-16:]]
+    lease.annotations.clear()
+    assert cli("terminate-enclave", "--enclave-id", lease.id).returncode == 0
+    assert not allocator.leases and comm(lease.holder.pid)
+    os.kill(lease.holder.pid, signal.SIGKILL)
+
+
+def test_describe_eif(cli: Cli) -> None:
+    described = json.loads(cli("describe-eif", "--eif-path", cli.image(tiny_image("quiet", {"name": "x"}))).stdout)
+    assert described["CommandLine"] == "quiet" and described["Metadata"] == {"name": "x"}
+    assert list(described["Measurements"]) == ["HashAlgorithm", "PCR8", "PCR9", "PCR11"]
+    assert [part["Type"] for part in described["Sections"]] == ["kernel", "cmdline", "metadata", "ramdisk"]
+
+
+def test_help_lists_every_exit_status(cli: Cli) -> None:
+    told = cli("--help").stdout
+    for number, text in failure.EXIT_STATUS.items():
+        assert f"{number:3}  {text}" in told
+
+
+def test_starting_needs_little() -> None:
+    script = "import sys; before = set(sys.modules); import enclave_cli.cli, enclave_cli.allocator; "
+    script += "print(*set(sys.modules) - before)"
+    imported = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True)
+    slow = {"asyncio", "dataclasses", "typing", "subprocess", "hashlib", "inspect", "logging", "ctypes", "shutil"}
+    assert not slow & set(imported.stdout.split())
+
+
+def test_the_command_of_qemu_has_nothing_but_cpus_memory_and_vsock() -> None:
+    lease = {"id": "00000000000000aa", "cpus": [2, 3], "memory_mib": 192}
+    fds = {"memory": 5, "vsock": 6, "kernel": 7, "initrd": 8}
+    command = qemu.command("/usr/bin/qemu", lease, "quiet", "kvm", 9, fds, "/run/monitor.sock")
+    assert command.count("-device") == 1 and "vhost-vsock-pci,guest-cid=9,vhostfd=6" in command
+    assert {"-nodefaults", "-no-user-config", "-sandbox"} <= set(command)
+    for option in ("-drive", "-hda", "-netdev", "-cdrom", "-chardev"):
+        assert option not in command
+
+
+def test_options_of_a_config_file_and_of_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "web.json"
+    path.write_text('{"enclave_name": "web", "cpu_ids": [2, 3], "memory_mib": 128, "eif_path": "/x/y.eif"}')
+    request = Request(read_config(str(path)) | {"memory_mib": 256, "attach_console": True})
+    assert (request.name, request.cpus, request.memory_mib, request.debug) == ("web", [2, 3], 256, True)
+    assert Request({"eif_path": "/x/y.eif", "memory_mib": 64, "cpu_count": 2}).name == "y"
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"memory_mib": true}', '{"memory_mib": "64"}', '{"cpu_ids": [true]}'])
+def test_a_config_file_that_is_wrong(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "web.json"
+    path.write_text(text)
+    with pytest.raises(Failure) as caught:
+        read_config(str(path))
+    assert caught.value.status == failure.FILE_REFUSED and str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("cid", [1, 2, 3, 4294967295, 4294967296, -1])
+def test_reserved_cids(cid: int) -> None:
+    with pytest.raises(Failure, match=f"--enclave-cid: got {cid}, wanted 4 to 4294967294, or 0"):
+        Request({"eif_path": "x", "memory_mib": 64, "cpu_count": 2, "enclave_cid": cid})
+
+
+def test_numbers_of_cpus() -> None:
+    assert cpu_ids(["2", "3"]) == cpu_ids(["2,3"]) == cpu_ids(["2-3"]) == [2, 3]
+    for words in (["x"], [""], ["1-"], ["0-99999"]):
+        with pytest.raises(ValueError):
+            cpu_ids(words)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("accel = fast", ":1: accel: got 'fast', wanted auto, kvm, tcg"),
+        ("\nspeed = 1", ":2: got 'speed = 1', wanted accel = … or qemu = …"),
+        ("tcg", ":1: got 'tcg', wanted"),
+    ],
+)
+def test_settings_that_are_wrong(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "enclave-cli.conf"
+    path.write_text(text)
+    with pytest.raises(Failure) as caught:
+        read_settings(str(path))
+    assert told in str(caught.value)
+
+
+def test_the_shipped_settings_are_the_defaults() -> None:
+    shipped = Path(__file__).parents[2] / "etc/ali-enclaves/enclave-cli.conf"
+    assert vars(read_settings(str(shipped))) == vars(read_settings("/absent")) == {"accel": "auto", "qemu": ""}
+
+
+def test_kvm_is_believed_when_it_has_run_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    device = tmp_path / "kvm"
+    device.touch()
+    monkeypatch.setattr(paths, "KVM", str(device))
+    monkeypatch.setattr(accel, "PROBE_SECONDS", 0.3)
+    monkeypatch.setattr(accel, "_runs_code", lambda: True)
+    assert accel.choose("auto") == accel.choose("kvm") == "kvm"
+    monkeypatch.setattr(accel, "_runs_code", lambda: False)
+    assert accel.choose("auto") == "tcg"
+    monkeypatch.setattr(accel, "_runs_code", lambda: time.sleep(60))
+    began = time.monotonic()
+    assert accel.probe(0.3) == "it ran no code within 0.3 s"
+    assert time.monotonic() - began < 5
+
+
+def test_kvm_that_is_no_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "kvm").touch()
+    monkeypatch.setattr(paths, "KVM", str(tmp_path / "kvm"))
+    assert accel.choose("auto") == "tcg"
+    with pytest.raises(Failure, match="it cannot run code; nothing was taken from the pool"):
+        accel.choose("kvm")
+    monkeypatch.setattr(paths, "KVM", str(tmp_path / "absent"))
+    assert accel.choose("auto") == "tcg"
+
+
+def test_the_console_keeps_the_latest_of_much(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    console.record(theirs, str(tmp_path))
+    with ours:
+        for number in range(40_000):
+            ours.sendall(f"{number:<99}\n".encode())
+    until(
+        lambda: (tmp_path / "console.log").exists() and (tmp_path / "console.log").read_bytes()[-100:-94] == b"39999 "
+    )
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 2 * console.LARGEST
+    with (tmp_path / "shown").open("wb") as out:
+        console.show(str(tmp_path), out.fileno(), lambda: False)
+    shown = (tmp_path / "shown").read_bytes()
+    assert len(shown) > console.LARGEST and shown.endswith(f"{39999:<99}\n".encode())
+    numbers = [int(line) for line in shown.split(b"\n")[1:-1]]
+    assert numbers == list(range(numbers[0], 40_000))
+
+
+class Listener:
+    """A vsock listener to which one peer connects."""
+
+    def __init__(self, cid: int, data: bytes) -> None:
+        self.cid, (self.peer, self.connection) = cid, socket.socketpair()
+        self.peer.sendall(data)
+
+    def accept(self) -> tuple[socket.socket, tuple[int, int]]:
+        return self.connection, (self.cid, 1234)
+
+
+@pytest.mark.parametrize(("cid", "data", "heard"), [(5, b"\xb7", True), (6, b"\xb7", False), (5, b"x", False)])
+def test_the_heartbeat_of_the_enclave_only(cid: int, data: bytes, heard: bool) -> None:
+    listener = Listener(cid, data)
+    with listener.peer:
+        assert vsock.heard(listener, 5) is heard  # type: ignore[arg-type]
+        if heard:
+            assert listener.peer.recv(1) == b"\xb7"
+
+
+def test_annotations_fit_the_interface() -> None:
+    measured = {f"PCR{number}": "0" * 64 for number in (8, 9, 11, 12)}
+    told = enclaves.annotations(2**32 - 2, "/" + "é" * 3000 + "/the-end.eif", False, measured)
+    assert len(json.dumps(told)) <= 1024 and told["image"].endswith("/the-end.eif")
