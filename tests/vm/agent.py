@@ -70,8 +70,9 @@ def send(kind: bytes, payload: bytes = b"") -> None:
 
 
 def unpack(archive: bytes) -> str:
-    """Unpack a tar into a fresh directory and return its path."""
+    """Unpack a tar into a fresh directory, open to all users, and return its path."""
     directory = tempfile.mkdtemp(prefix="script-", dir="/var/tmp")
+    os.chmod(directory, 0o755)
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         tar.extractall(directory)
     return directory
@@ -86,7 +87,7 @@ class Cgroup:
 
     def wrap(self, command: list[str]) -> list[str]:
         """Return a command that moves itself in and becomes the given one."""
-        return ["sh", "-c", 'echo 0 >"$0" && exec "$@"', str(self.path / "cgroup.procs"), *command]
+        return ["sh", "-c", 'echo 0 >"$1" && shift && exec "$@"', "sh", str(self.path / "cgroup.procs"), *command]
 
     def kill(self) -> None:
         """Kill every process inside."""

@@ -16,7 +16,7 @@ from typing import Self
 import agent
 from image import REPO, Image, built_image
 from machine import Machine
-from port import Port
+from port import Gone, Port
 
 BOOT_SECONDS = 300.0
 SEND_SECONDS = 60.0
@@ -100,7 +100,7 @@ class Guest:
             self._port.receive(time.monotonic() + BOOT_SECONDS)
         except TimeoutError:
             raise self._error(f"the guest did not come up in {BOOT_SECONDS:.0f} s") from None
-        except ConnectionError:
+        except Gone:
             raise self._error("the guest died while it booted") from None
 
     def _install(self, package: Path) -> None:
@@ -118,7 +118,7 @@ class Guest:
                 if self._follow(printed, KILL_SECONDS, output) is None:
                     self._qemu.kill()
                 status = TIMED_OUT
-        except ConnectionError:
+        except Gone:
             raise self._error(f"the guest died under {command}") from None
         return Result(status, bytes(printed))
 
@@ -147,9 +147,13 @@ def built_package() -> Path:
 
 
 def _archive(files: Sequence[Path]) -> bytes:
-    """Pack files by their base names."""
+    """Pack files by their base names, for root to own and everybody to run, whatever they are here."""
+
+    def for_all(file: tarfile.TarInfo) -> tarfile.TarInfo:
+        return file.replace(uid=0, gid=0, uname="root", gname="root", mode=file.mode | 0o555)
+
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         for file in files:
-            tar.add(file.resolve(), arcname=file.name)
+            tar.add(file.resolve(), arcname=file.name, filter=for_all)
     return archive.getvalue()
