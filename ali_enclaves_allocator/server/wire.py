@@ -27,8 +27,9 @@ class Limits:
     """Bytes that the kernel holds for a reader, without its own overhead (SO_SNDBUF in socket(7))."""
     queue: int = 256 * 1024
     """Bytes that wait for a reader beyond those; a connection that lets more wait is dropped."""
-    queues: int = 16 * 1024 * 1024
-    """The same for all connections of a uid together; beyond it, none of them may let anything wait."""
+    held: int = 16 * 1024 * 1024
+    """Bytes, calls and replies, that wait for all connections of a uid; beyond it, only short calls are taken and
+    nobody may let replies wait."""
     connections: int = 1200
     """Connections of one uid; further ones are closed when accepted."""
     accept_pause: float = 1.0
@@ -40,8 +41,8 @@ class Account:
     """What the connections of one uid take together."""
 
     connections: int = 0
-    queued: int = 0
-    """Bytes that wait for its readers."""
+    held: int = 0
+    """Bytes of calls that are unfinished or not handled yet, and of replies not read yet."""
 
 
 class FrameTooLong(Exception):
@@ -81,7 +82,8 @@ class Wire:
         self.ended = False
         self._loop = asyncio.get_running_loop()
         self._frames, self._received = Frames(limits.frame), deque[bytes]()
-        self._queue, self._queued = deque[tuple[bytearray, Sequence[int]]](), 0
+        self._queue = deque[tuple[bytearray, Sequence[int]]]()
+        self._calls = self._replies = 0  # bytes, as in the account
         self._deadline: asyncio.TimerHandle | None = None
         self._arrived, self._drained = asyncio.Event(), asyncio.Event()
         self._drained.set()
@@ -93,9 +95,12 @@ class Wire:
         while not self._received and not self.ended:
             self._arrived.clear()
             await self._arrived.wait()
-        if self._queued > self.limits.frame:
+        if self._replies > self.limits.frame:
             await self.drained()
-        frame = self._received.popleft() if self._received else None
+        if not self._received:
+            return None
+        frame = self._received.popleft()
+        self._count(calls=-len(frame) - 1)
         if not self._received and not self.ended:
             self._loop.add_reader(self.sock, self._readable)
         return frame
@@ -110,7 +115,7 @@ class Wire:
         Frames leave together at the loop's next turn. Those with descriptors leave alone, their first byte carrying
         them: sd-varlink takes what comes with a message for the first frame in it.
         """
-        if self._queued > (self.limits.queue if self.account.queued <= self.limits.queues else 0):
+        if self._replies > (0 if self._crowded() else self.limits.queue):
             close_all(fds)
             return self._abandon()
         if not self._queue:
@@ -119,7 +124,7 @@ class Wire:
         if not self._queue or self._queue[-1][1] or fds:
             self._queue.append((bytearray(), fds))
         self._queue[-1][0].extend(frame)
-        self._count(len(frame))
+        self._count(replies=len(frame))
 
     def finish(self) -> None:
         """Take what has arrived by now and read no more."""
@@ -143,6 +148,7 @@ class Wire:
             return self._stop_clock()
         try:
             data = self.sock.recv(RECEIVE_BYTES)
+            self._count(calls=len(data))
             self._received.extend(self._frames.feed(data))
         except BlockingIOError:
             return
@@ -150,10 +156,12 @@ class Wire:
             data = b""
         if self._received:
             self._arrived.set()
-        if data:
-            self._time_partial()
-        else:
+        if not data:
             self._end()
+        elif self._crowded() and self._calls > RECEIVE_BYTES:
+            self._abandon()
+        else:
+            self._time_partial()
 
     def _time_partial(self) -> None:
         """Give an unfinished frame its deadline when it begins; frames that come whole cost no timer."""
@@ -189,7 +197,7 @@ class Wire:
                 self._queue[0] = (data, ())
                 if not data:
                     self._queue.popleft()
-                self._count(-sent)
+                self._count(replies=-sent)
         except BlockingIOError:
             self._loop.add_writer(self.sock, self._writable)
         except OSError:
@@ -204,15 +212,20 @@ class Wire:
         for _, fds in self._queue:
             close_all(fds)
         self._queue.clear()
-        self._count(-self._queued)
+        self._count(-self._calls, -self._replies)
         self._loop.remove_writer(self.sock)
         self._drained.set()
         self.sock.shutdown(socket.SHUT_RDWR)
         self._end()
 
-    def _count(self, change: int) -> None:
-        self._queued += change
-        self.account.queued += change
+    def _count(self, calls: int = 0, replies: int = 0) -> None:
+        self._calls += calls
+        self._replies += replies
+        self.account.held += calls + replies
+
+    def _crowded(self) -> bool:
+        """Tell whether the connections of this uid hold too much together."""
+        return self.account.held > self.limits.held
 
 
 def close_all(fds: Iterable[int]) -> None:

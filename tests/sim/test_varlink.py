@@ -745,7 +745,7 @@ def test_a_watcher_that_does_not_read_is_dropped(start: Callable[..., Running]) 
 
 def test_the_watchers_of_a_uid_share_a_budget(start: Callable[..., Running]) -> None:
     """Those who let nothing wait are not dropped for the others."""
-    service = start(queue=10_000_000, queues=100_000)
+    service = start(queue=10_000_000, held=100_000)
     watchers = [service.connect() for _ in range(3)]
     for client in watchers:
         client.sendall(frame("Flood", more=True))
@@ -756,17 +756,71 @@ def test_the_watchers_of_a_uid_share_a_budget(start: Callable[..., Running]) -> 
 
 def test_a_caller_that_reads_is_not_dropped_for_its_siblings(wires: Wires) -> None:
     async def talk() -> None:
-        others = Limits().queues + 1
-        wire, theirs = wires(account=(account := Account(queued=others)))
+        others = Limits().held + 1
+        wire, theirs = wires(account=(account := Account(held=others)))
         wire.send(b"one\0")
         await wire.drained()
         wire.send(b"two\0", [os.open("/dev/null", os.O_RDONLY)])
         assert not wire.ended
         wire.send(b"three\0", [os.open("/dev/null", os.O_RDONLY)])  # while something waits
-        assert wire.ended and account.queued == others
+        assert wire.ended and account.held == others
         assert theirs.recv(100) == b"one\0"
 
     asyncio.run(talk())
+
+
+def test_long_calls_of_a_uid_share_a_budget(start: Callable[..., Running]) -> None:
+    """The one that asks for too much is dropped, and no other."""
+    service = start(held=100_000, frame_seconds=3600)
+    clients = [service.connect() for _ in range(3)]
+    for client in clients:
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            client.sendall(b"x" * 50_000)
+    (ended,), _, _ = select.select(clients, [], [], PATIENCE)
+    assert ending(ended) == b""
+    clients.remove(ended)
+    assert_serves(service)
+    assert select.select(clients, [], [], 0) == ([], [], [])
+
+
+def test_short_calls_are_taken_whatever_the_budget(wires: Wires) -> None:
+    async def talk() -> None:
+        wire, theirs = wires(account=Account(held=Limits().held + 1))
+        theirs.send(b"short\0")
+        assert await wire.receive() == b"short"
+        theirs.send(b"x" * (RECEIVE_BYTES + 1))
+        assert await wire.receive() is None
+
+    asyncio.run(talk())
+
+
+def test_nothing_is_read_after_the_end(wires: Wires) -> None:
+    async def talk() -> None:
+        wire, theirs = wires()
+        theirs.send(b"one\0two\0")
+        wire.finish()
+        assert [await wire.receive(), await wire.receive()] == [b"one", b"two"]
+        theirs.send(b"three\0")
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert await wire.receive() is None
+
+    asyncio.run(talk())
+
+
+def test_the_account_of_a_uid_is_settled(service: Running) -> None:
+    client, unfinished = service.connect(), service.connect()
+    unfinished.sendall(b"x" * 10_000)
+    client.sendall(b"".join(ping("x" * 1000) for _ in range(100)) + frame("Fail"))
+    assert "error" in replies(client, 101)[-1]
+
+    async def settled(held: int) -> None:
+        while service.server._accounts[os.getuid()].held != held:
+            await asyncio.sleep(0)
+
+    service.run(settled(10_000))
+    unfinished.close()
+    service.run(settled(0))
 
 
 def test_the_calls_of_a_dropped_client_are_dropped(wires: Wires) -> None:
