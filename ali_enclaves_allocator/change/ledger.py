@@ -47,6 +47,7 @@ class Ledger:
 
     def __init__(self, directory: Path, boot_id: str) -> None:
         self._path = directory / "ledger.json"
+        self._draft_path = directory / "ledger.new"
         self._lock_path = directory / "lock"
         self._lock: int | None = None
         self.record = Record(boot_id)
@@ -64,6 +65,7 @@ class Ledger:
         except BlockingIOError:
             self.close()
             raise AlreadyRunning(str(self._lock_path)) from None
+        self._draft_path.unlink(missing_ok=True)  # of a predecessor that died before it was put in place
         self.record = read(self._path, self.record.boot_id)
 
     def close(self) -> None:
@@ -82,9 +84,8 @@ class Ledger:
         if record.pool == Pool() and not steps:
             self._path.unlink(missing_ok=True)
         else:
-            draft = self._path.with_suffix(".new")
-            draft.write_bytes(_text(record))
-            draft.replace(self._path)
+            self._draft_path.write_bytes(_text(record))
+            self._draft_path.replace(self._path)
         self.record = record
 
 
