@@ -4,15 +4,44 @@ import pytest
 from conftest import Booted
 from machine import Machine
 
+KILLED = (
+    "before-the-ledger",
+    "before-the-mount",
+    "before-the-hold-file",
+    "between-two-cpus",
+    "before-the-commit wanted",
+    "in-the-undo",
+    "in-the-stop-between-two-cpus",
+    "in-the-stop-before-the-pages",
+)
+
 RING = {
     Machine(): [
         "nothing_by_itself.sh",
         "documented_file.sh",
         "refused_files.sh",
         "too_much.sh",
-        "other_programs.sh",
+        "other_programs.sh 2M",
         "surplus_pages.sh",
+        "restart_elsewhere.sh",
+        "thieves.sh",
+        "clients.sh",
+        "stray_cpu.sh",
+        "killed_in_service.sh",
+        *(f"killed.sh {point}" for point in KILLED),
+        "fragmented_node.sh",
+        "refusing_cpu.sh",
     ],
+    Machine(kernel="6.1"): [
+        "documented_file.sh",
+        "other_programs.sh 2M",
+        "restart_elsewhere.sh",
+        "stray_cpu.sh",
+        "refusing_cpu.sh",
+    ],
+    Machine(nodes=1, cores=4): ["documented_file.sh 6-7 0-5 0"],
+    Machine(nodes=1, cores=4, threads=1): ["documented_file.sh 2-3 0-1 0"],
+    Machine(memory_mib=8192): ["large_pages.sh", "other_programs.sh 1G"],
 }
 
 
