@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ PACKAGES = (
 )
 
 DISK_SIZE = "3G"
+OLD_SECONDS = 24 * 60 * 60
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,16 @@ def built_image() -> Image:
     with _locked(CACHE / "lock"):
         if not image.directory.exists():
             print("vm: building the guest image (about a minute, once)", file=sys.stderr)
-            for outdated in CACHE.glob("*/"):
-                shutil.rmtree(outdated)
+            _forget_old()
             _build(image.directory)
     return image
+
+
+def _forget_old() -> None:
+    """Remove what earlier recipes left; a recent image may be another branch's."""
+    for directory in CACHE.glob("*/"):
+        if time.time() - directory.stat().st_mtime > OLD_SECONDS:
+            shutil.rmtree(directory)
 
 
 def _build(target: Path) -> None:
