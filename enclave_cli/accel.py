@@ -15,14 +15,21 @@ PROBE_SECONDS = 2.0
 KVM_GET_API_VERSION, KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE = 0xAE00, 0xAE01, 0xAE04
 KVM_CREATE_VCPU, KVM_SET_TSS_ADDR, KVM_RUN = 0xAE41, 0xAE47, 0xAE80
 KVM_SET_USER_MEMORY_REGION = 0x4020AE46
+KVM_SET_REGS, KVM_GET_SREGS, KVM_SET_SREGS = 0x4090AE82, 0x8138AE83, 0x4138AE84
 KVM_API_VERSION = 12
 KVM_EXIT_HLT = 5
 EXIT_REASON_AT = 8
-RESET_PAGE, RESET_AT = 0xFFFFF000, 0xFF0
-"""Where a processor begins after reset: the page, and the place in it."""
 
-TSS = 0xFFFBD000
-HLT = 0xF4
+CODE = bytes.fromhex("b900093d00 49 75fd f4")
+"""Counts down from 4,000,000, then halts: an instant for a processor, ten seconds where KVM emulates every step."""
+
+CODE_AT = 0x100000
+TSS_AT = 0x1000000
+"""Where some processors of Intel keep three pages to themselves, out of the way."""
+
+SEGMENT = struct.Struct("QIHBBBBBBBBBB")
+SREGS_BYTES, CR0_AT = 312, 224
+PROTECTED = 0x11
 
 
 def choose(wanted: str) -> str:
@@ -42,7 +49,7 @@ def choose(wanted: str) -> str:
 
 
 def probe(seconds: float = PROBE_SECONDS) -> str:
-    """Run one instruction under KVM, in a process that is killed if it hangs. Return what is wrong, or nothing."""
+    """Run a few instructions under KVM, in a process that is killed if it hangs. Return what is wrong, or nothing."""
     pid = os.fork()
     if not pid:
         try:
@@ -64,19 +71,29 @@ def probe(seconds: float = PROBE_SECONDS) -> str:
 
 
 def _runs_code() -> bool:
-    """Start a processor that finds `hlt` at its reset address, and see whether it halts. Only for a child."""
+    """Run a loop in protected mode, and see whether its end is reached. Only for a child: it may hang.
+
+    Real mode would prove nothing: KVM emulates it where the processor cannot run it.
+    """
     import ctypes
 
     kvm = os.open(paths.KVM, os.O_RDWR | os.O_CLOEXEC)
     if fcntl.ioctl(kvm, KVM_GET_API_VERSION, 0) != KVM_API_VERSION:
         return False
     vm = fcntl.ioctl(kvm, KVM_CREATE_VM, 0)
-    page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
-    page[RESET_AT] = HLT
-    address = ctypes.addressof(ctypes.c_char.from_buffer(page))
-    fcntl.ioctl(vm, KVM_SET_TSS_ADDR, TSS)
-    fcntl.ioctl(vm, KVM_SET_USER_MEMORY_REGION, struct.pack("IIQQQ", 0, 0, RESET_PAGE, len(page), address))
+    memory = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
+    memory.write(CODE)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    fcntl.ioctl(vm, KVM_SET_TSS_ADDR, TSS_AT)
+    fcntl.ioctl(vm, KVM_SET_USER_MEMORY_REGION, struct.pack("IIQQQ", 0, 0, CODE_AT, len(memory), address))
     vcpu = fcntl.ioctl(vm, KVM_CREATE_VCPU, 0)
     run = mmap.mmap(vcpu, fcntl.ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0))
+    sregs = bytearray(SREGS_BYTES)
+    fcntl.ioctl(vcpu, KVM_GET_SREGS, sregs)
+    code, data = (SEGMENT.pack(0, 2**32 - 1, 8 * n, kind, 1, 0, 1, 1, 0, 1, 0, 0, 0) for n, kind in ((1, 11), (2, 3)))
+    sregs[: 6 * SEGMENT.size] = code + 5 * data  # flat: all of memory from 0, 32 bits
+    struct.pack_into("Q", sregs, CR0_AT, PROTECTED)
+    fcntl.ioctl(vcpu, KVM_SET_SREGS, bytes(sregs))
+    fcntl.ioctl(vcpu, KVM_SET_REGS, struct.pack("18Q", *[0] * 16, CODE_AT, 2))
     fcntl.ioctl(vcpu, KVM_RUN, 0)
     return bool(struct.unpack_from("I", run, EXIT_REASON_AT)[0] == KVM_EXIT_HLT)
