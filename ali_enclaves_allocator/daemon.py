@@ -5,7 +5,7 @@ import logging
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -62,7 +62,7 @@ class Daemon:
         self._view: PoolView | None = None
         self._view_at = 0.0
         self._service = Service(self)
-        self._lender = Lender(kernel, ledger, self._change, self._tell)
+        self._lender = Lender(kernel, ledger, self)
         self._endpoint: Endpoint | None = None
         self._monitor = Monitor(self.look)
 
@@ -85,7 +85,7 @@ class Daemon:
         self._endpoint = Endpoint(self._paths.socket, self._service, unit.stored_socket())
         await self._endpoint.open()
         try:
-            await self._change(self._bring_into_force)
+            await self.change(self._bring_into_force)
         except AllocatorError as error:
             if self._ledger.record.pool == Pool():
                 raise
@@ -104,7 +104,7 @@ class Daemon:
             AllocatorError: why not; the former pool stands.
         """
         try:
-            await self._change(self._bring_into_force)
+            await self.change(self._bring_into_force)
         except AllocatorError as error:
             log.error("%s", error, extra=REFUSED)
             raise
@@ -118,9 +118,23 @@ class Daemon:
         Raises:
             AllocatorError: the pool is not ready, or the lender's reason; nothing was lent.
         """
-        if self._phase != "ready" or self._drift or self._ledger.record.phase != "idle":
-            raise PoolNotReady(self.state, self.view().reason or "it is being changed")
+        if self._phase != "ready":
+            raise PoolNotReady(self._phase, "it is being changed")
         return await self._lender.acquire(request, peer)
+
+    def require_ready(self) -> None:
+        """Check that the pool is whole, as the kernel shows it now; called from within a change.
+
+        Raises:
+            PoolNotReady: the service starts or stops, an earlier change is unfinished, or the pool drifted.
+        """
+        if self._phase != "ready":
+            raise PoolNotReady(self._phase, "it is being changed")
+        record = self._ledger.record
+        if record.phase != "idle":
+            raise PoolNotReady("degraded", "an earlier change is unfinished, which a restart tries again")
+        if found := drift(record.pool, self._kernel.sight(record.pool)):
+            raise PoolNotReady("degraded", "; ".join(map(str, found)))
 
     async def release(self, id: str, peer: Peer) -> None:
         """End a lease; raises AllocatorError."""
@@ -138,12 +152,12 @@ class Daemon:
         """
         self._phase = "stopping"
         self._monitor.stop()
-        self._tell()
+        self.tell()
         try:
             if keep:
                 log.info("the pool stays for the successor: %s", self._ledger.record.pool.describe(), extra=POOL_KEPT)
             else:
-                await self._change(lambda: line.give_back(self._kernel, self._ledger))
+                await self.change(lambda: line.give_back(self._kernel, self._ledger))
                 left = self._ledger.record.pool
                 stays = f", except what leases hold: {left.describe()}" if left != Pool() else ""
                 log.info("the pool is given back to the host%s", stays, extra=POOL_GIVEN_BACK)
@@ -152,15 +166,16 @@ class Daemon:
 
     async def close(self, keep: bool = False) -> None:
         """Close the socket and let go of the ledger."""
-        await self._lender.close()
         if self._endpoint:
             await self._endpoint.close(keep)
+        await self._lender.close()
         self._ledger.close()
 
     def look(self) -> None:
         """Compare the pool with the kernel; tell systemd, the journal and the watchers what is new."""
         if self._changing.locked():
             return
+        self._lender.retry()
         pool = self._ledger.record.pool
         found = drift(pool, self._kernel.sight(pool))
         for entry in found:
@@ -169,7 +184,7 @@ class Daemon:
         if self._drift and not found:
             log.info("the kernel shows what the pool needs again", extra=POOL_READY)
         self._drift = found
-        self._tell()
+        self.tell()
 
     def view(self) -> PoolView:
         """Return what GetPool answers, its counters at most a second old."""
@@ -194,18 +209,25 @@ class Daemon:
         self._reason = error.what()
         log.error("%s", error, extra=REFUSED)
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
         """Show the state as it is now to systemd and to the watchers."""
         self._view = None
         unit.status(self.view().summary)
         self._service.publish()
 
-    async def _change(self, work: Callable[[], T]) -> T:
-        """Do blocking work in a thread, one change at a time, while the loop answers and systemd waits."""
+    async def change(self, work: Callable[[], T]) -> T:
+        """Do blocking work in a thread, one change at a time, while the loop answers and systemd waits.
+
+        Who is cancelled leaves when the work is done, for nothing else may be changed until then.
+        """
         async with self._changing, _beside(_extend_timeout()):
+            job = asyncio.ensure_future(asyncio.to_thread(work))
             try:
-                return await asyncio.to_thread(work)
+                return await asyncio.shield(job)
             finally:
+                while not job.done():
+                    with suppress(asyncio.CancelledError):
+                        await asyncio.wait([job])
                 self._view = None
 
 

@@ -6,96 +6,100 @@ import json
 import logging
 import os
 import secrets
-import select
-import socket
-import struct
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol, TypeVar
 
 from ali_enclaves_allocator.change.leases import lend, take_back
 from ali_enclaves_allocator.change.ledger import Ledger
+from ali_enclaves_allocator.kernel import peers
 from ali_enclaves_allocator.kernel.doors import Kernel
+from ali_enclaves_allocator.model.errors import AllocatorError
 from ali_enclaves_allocator.model.events import LEASE_ENDED, LEASE_GRANTED, REFUSED
 from ali_enclaves_allocator.model.lease import Request, grant
-from ali_enclaves_allocator.model.pool import Lease
+from ali_enclaves_allocator.model.pool import Holder, Lease
 from ali_enclaves_allocator.model.refusals import HolderGone, InvalidRequest, NoSuchLease, NotPermitted
 from ali_enclaves_allocator.server.contract import Peer
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 GROUP = "de"
 """Members may take leases without being root."""
 
 ANNOTATION_BYTES = 1024
-SO_PEERGROUPS = 59
-SO_PEERPIDFD = 77
-"""Socket options of Linux 4.13 and 6.5 that Python has no names for (asm-generic/socket.h)."""
 
-Change = Callable[[Callable[[], Any]], Awaitable[Any]]
+
+class Owner(Protocol):
+    """What the lender asks of whoever owns the pool."""
+
+    async def change(self, work: Callable[[], T]) -> T:
+        """Do blocking work, one piece at a time, to its end even when the caller is cancelled."""
+
+    def require_ready(self) -> None:
+        """Raise PoolNotReady where nothing can be lent now; called from within a change."""
+
+    def tell(self) -> None:
+        """Tell the watchers that leases came or went."""
 
 
 class Lender:
-    """Lends parts of the pool to processes, and takes each back when its holder ends.
+    """Lends parts of the pool to processes, and takes each back when its holder ends."""
 
-    `change` runs blocking work, one piece at a time; `told` is called when leases came or went.
-    """
-
-    def __init__(self, kernel: Kernel, ledger: Ledger, change: Change, told: Callable[[], None]) -> None:
-        self._kernel, self._ledger, self._change, self._told = kernel, ledger, change, told
+    def __init__(self, kernel: Kernel, ledger: Ledger, owner: Owner) -> None:
+        self._kernel, self._ledger, self._owner = kernel, ledger, owner
         self._pidfds: dict[str, int] = {}
-        self._ending: set[asyncio.Task[None]] = set()
+        self._lending: set[asyncio.Task[tuple[Lease, int]]] = set()
+        self._ending: dict[str, asyncio.Task[None]] = {}
+        self._refusals: dict[str, str] = {}
+        """Why a lease could not be taken back, by its id: said once."""
 
     def watch(self) -> None:
-        """Watch the holders of every lease, those that a predecessor granted too."""
+        """Watch the holders of every lease that a predecessor granted. What could not be taken back is `retry`'s."""
         for lease in self._ledger.record.pool.leases:
-            if lease.id not in self._pidfds:
+            if lease.granted and lease.id not in self._pidfds:
                 try:
                     self._watch(lease, os.pidfd_open(lease.holder.pid))
                 except OSError:
                     self._ended(lease.id)
+                    continue
+                if not self._kernel.processes.alive(lease.holder):  # somebody else has its pid
+                    self._ended(lease.id)
+
+    def retry(self) -> None:
+        """Take back what could not be taken back before."""
+        for lease in self._ledger.record.pool.leases:
+            if not lease.granted:
+                self._end_soon(lease.id, "what was refused before is done")
 
     async def close(self) -> None:
-        """Watch no more. The leases stay."""
+        """Finish what has begun and watch no more. The leases stay."""
+        while under_way := [*self._lending, *self._ending.values()]:
+            await asyncio.wait(under_way)
+            await asyncio.sleep(0)
         for id in list(self._pidfds):
             self._forget(id)
-        if self._ending:
-            await asyncio.wait(self._ending)
 
     async def acquire(self, request: Request, peer: Peer) -> tuple[Lease, int]:
         """Lend to the process that connected. Return the lease and the fd of its memory, which is the caller's.
+
+        A caller that is cancelled gets neither: the lease ends again.
 
         Raises:
             AllocatorError: it may not, or cannot have it; nothing was lent.
         """
         _require_member(peer)
-        if len(json.dumps(request.annotations)) > ANNOTATION_BYTES:
-            raise InvalidRequest("annotations", f"got more than {ANNOTATION_BYTES} bytes of JSON")
-        if (request.cpus is None) == (request.cpu_count is None):
-            raise InvalidRequest("cpu_count", "wanted either cpu_count or cpus")
-        pidfd = _pidfd_of(peer)
+        _require_sense(request)
+        task = asyncio.ensure_future(self._acquire(request, peer))
+        self._lending.add(task)
+        task.add_done_callback(self._lending.discard)
         try:
-            holder = self._kernel.processes.holder(peer.pid, peer.uid, peer.gid)
-            if holder is None or _has_ended(pidfd):
-                raise HolderGone(peer.pid)
-            lease, memory = await self._change(lambda: self._lend(request, holder))
-        except BaseException:
-            os.close(pidfd)
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(self._unanswered)
             raise
-        self._watch(lease, pidfd)
-        log.info(
-            *(
-                "lease %s (%s) granted to %s[%d], uid %d",
-                lease.describe(),
-                lease.id,
-                holder.comm,
-                holder.pid,
-                holder.uid,
-            ),
-            extra=LEASE_GRANTED,
-        )
-        self._told()
-        return lease, memory
 
     async def release(self, id: str, peer: Peer) -> None:
         """End a lease for its holder's user or for root. Its tasks are ended too.
@@ -111,8 +115,28 @@ class Lender:
         self._forget(id)
         await self._end(id, f"released by uid {peer.uid}")
 
-    def _lend(self, request: Request, holder: Any) -> tuple[Lease, int]:
+    async def _acquire(self, request: Request, peer: Peer) -> tuple[Lease, int]:
+        """Lend and watch the holder."""
+        pidfd = peers.pidfd(peer.sock, peer.pid)
+        if pidfd is None:
+            raise HolderGone(peer.pid)
+        try:
+            holder = self._kernel.processes.holder(peer.pid, peer.uid, peer.gid)
+            if holder is None or peers.has_ended(pidfd):  # what was read may be another's that has its pid now
+                raise HolderGone(peer.pid)
+            lease, memory = await self._owner.change(partial(self._lend, request, holder))
+        except BaseException:
+            os.close(pidfd)
+            raise
+        self._watch(lease, pidfd)
+        who = f"{holder.comm}[{holder.pid}], uid {holder.uid}"
+        log.info("lease %s (%s) granted to %s", lease.describe(), lease.id, who, extra=LEASE_GRANTED)
+        self._owner.tell()
+        return lease, memory
+
+    def _lend(self, request: Request, holder: Holder) -> tuple[Lease, int]:
         """Choose and lend; blocking."""
+        self._owner.require_ready()
         chosen = grant(request, self._ledger.record.pool)
         lease = Lease(
             id=secrets.token_hex(8),
@@ -129,6 +153,14 @@ class Lender:
         )
         return lend(lease, self._kernel, self._ledger)
 
+    def _unanswered(self, task: asyncio.Task[tuple[Lease, int]]) -> None:
+        """End a lease that nobody was told of."""
+        if not task.cancelled() and not task.exception():
+            lease, memory = task.result()
+            os.close(memory)
+            self._forget(lease.id)
+            self._end_soon(lease.id, "its caller was not answered")
+
     def _watch(self, lease: Lease, pidfd: int) -> None:
         self._pidfds[lease.id] = pidfd
         asyncio.get_running_loop().add_reader(pidfd, self._ended, lease.id)
@@ -139,39 +171,58 @@ class Lender:
             os.close(pidfd)
 
     def _ended(self, id: str) -> None:
-        """The holder of a lease has ended: take it back in a task of its own."""
+        """The holder of a lease has ended."""
         self._forget(id)
-        task = asyncio.ensure_future(self._end(id, "its holder ended"))
-        self._ending.add(task)
-        task.add_done_callback(self._settled)
+        self._end_soon(id, "its holder ended")
 
-    def _settled(self, task: asyncio.Task[None]) -> None:
-        self._ending.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            log.error("%s", error, extra=REFUSED)
+    def _end_soon(self, id: str, why: str) -> None:
+        """Take a lease back in a task of its own."""
+        if id not in self._ending:
+            self._ending[id] = asyncio.ensure_future(self._end_quietly(id, why))
+
+    async def _end_quietly(self, id: str, why: str) -> None:
+        """Take a lease back; what is refused is logged once, and tried again by `retry`."""
+        try:
+            await self._end(id, why)
+        except AllocatorError as error:
+            if self._refusals.get(id) != str(error):
+                log.error("%s", error, extra=REFUSED)
+            self._refusals[id] = str(error)
+        finally:
+            del self._ending[id]
 
     async def _end(self, id: str, why: str) -> None:
+        """Take a lease back, unless somebody else just did; raises AllocatorError."""
+        try:
+            lease = await self._owner.change(partial(self._take_back, id))
+        finally:
+            self._owner.tell()
+        if lease:
+            self._refusals.pop(id, None)
+            who = f"{lease.holder.comm}[{lease.holder.pid}], uid {lease.holder.uid}"
+            log.info("lease %s (%s) of %s ended: %s", lease.describe(), id, who, why, extra=LEASE_ENDED)
+
+    def _take_back(self, id: str) -> Lease | None:
+        """Take a lease back if it still is there; blocking."""
         lease = self._find(id)
-        if lease is None:
-            return
-        await self._change(lambda: take_back(lease, self._kernel, self._ledger))
-        holder = lease.holder
-        log.info(
-            *(
-                "lease %s (%s) of %s[%d], uid %d, ended: %s",
-                lease.describe(),
-                id,
-                holder.comm,
-                holder.pid,
-                holder.uid,
-                why,
-            ),
-            extra=LEASE_ENDED,
-        )
-        self._told()
+        if lease:
+            take_back(lease, self._kernel, self._ledger)
+        return lease
 
     def _find(self, id: str) -> Lease | None:
         return next((lease for lease in self._ledger.record.pool.leases if lease.id == id), None)
+
+
+def _require_sense(request: Request) -> None:
+    """Refuse a request that contradicts itself.
+
+    Raises:
+        InvalidRequest: names the parameter.
+    """
+    if len(json.dumps(request.annotations, ensure_ascii=False, separators=(",", ":")).encode()) > ANNOTATION_BYTES:
+        raise InvalidRequest("annotations", f"got more than {ANNOTATION_BYTES} bytes of JSON")
+    if (request.cpus is None) == (request.cpu_count is None):
+        raise InvalidRequest("cpu_count", "wanted either cpu_count or cpus")
 
 
 def _require_member(peer: Peer) -> None:
@@ -186,35 +237,5 @@ def _require_member(peer: Peer) -> None:
         wanted = grp.getgrnam(GROUP).gr_gid
     except KeyError:
         wanted = -1
-    if wanted != peer.gid and wanted not in _groups_of(peer.sock):
+    if wanted != peer.gid and wanted not in peers.groups(peer.sock):
         raise NotPermitted(f"root or group {GROUP}", "acquire", peer.uid)
-
-
-def _groups_of(sock: socket.socket) -> tuple[int, ...]:
-    """Return the supplementary groups that the peer had when it connected (SO_PEERGROUPS)."""
-    most = os.sysconf("SC_NGROUPS_MAX") * 4
-    raw = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, most)
-    return struct.unpack(f"{len(raw) // 4}I", raw)
-
-
-def _pidfd_of(peer: Peer) -> int:
-    """Return a pidfd of the process that connected; before Linux 6.5, of the process that has its pid now.
-
-    Raises:
-        HolderGone: there is no such process.
-    """
-    try:
-        return peer.sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
-    except OSError:
-        pass
-    try:
-        return os.pidfd_open(peer.pid)
-    except OSError as error:
-        raise HolderGone(peer.pid) from error
-
-
-def _has_ended(pidfd: int) -> bool:
-    """Tell whether the process of a pidfd has ended: it is readable then (pidfd_open(2))."""
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))

@@ -50,8 +50,7 @@ def bring_into_force(path: Path, kernel: Kernel, ledger: Ledger) -> None:
     config, source = read_file(path)
     change = propose(config, source, kernel, ledger.record.pool)
     _announce(change, config, kernel)
-    if change.take or change.give or change.pool != ledger.record.pool:
-        carry_out(change, kernel, ledger)
+    _carry_out(change, kernel, ledger)
 
 
 def read_file(path: Path) -> tuple[Config, Source]:
@@ -84,19 +83,21 @@ def propose(config: Config, source: Source, kernel: Kernel, pool: Pool) -> Chang
 
 
 def give_back(kernel: Kernel, ledger: Ledger) -> None:
-    """Give everything back to the host that no lease holds.
+    """Give everything back to the host that no living holder's lease holds.
 
     Raises:
         NotGivenBack: the kernel refused some of it.
     """
-    _recover(kernel, ledger)
+    end_dead_leases(kernel, ledger)
     pool = ledger.record.pool
-    if pool != Pool():
-        carry_out(
-            difference(pool, kernel.sight(pool), _leased_plan(pool), pool.config if pool.leases else None),
-            kernel,
-            ledger,
-        )
+    config = pool.config if pool.leases else None
+    _carry_out(difference(pool, kernel.sight(pool), _leased_plan(pool), config), kernel, ledger)
+
+
+def _carry_out(change: Change, kernel: Kernel, ledger: Ledger) -> None:
+    """Carry a change out, if it is one."""
+    if change.take or change.give or change.pool != ledger.record.pool:
+        carry_out(change, kernel, ledger)
 
 
 def _leased_plan(pool: Pool) -> Plan:

@@ -21,6 +21,8 @@ class Effects:
     """The effects of one process, in order, and the actions planned around some of them."""
 
     def __init__(self) -> None:
+        self.watch: Action = lambda: None
+        """What is checked after each effect, of every process."""
         self.restart()
 
     def restart(self) -> None:
@@ -39,6 +41,7 @@ class Effects:
         self.names.append(name)
         _act(self._before, number, name)
         yield
+        self.watch()
         _act(self._after, number, name)
 
     def before(self, mark: Mark, action: Action) -> None:

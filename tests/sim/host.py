@@ -1,16 +1,19 @@
 """A host: a simulated machine, its configuration file, and allocator processes that come and go on it."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ali_enclaves_allocator import line
+from ali_enclaves_allocator.change import leases as leases_
 from ali_enclaves_allocator.change.ledger import Ledger, Phase, Record, read
 from ali_enclaves_allocator.change.steps import Step
 from ali_enclaves_allocator.change.transaction import recover
 from ali_enclaves_allocator.kernel.doors import Kernel
-from ali_enclaves_allocator.model.pool import Bank, Pool
+from ali_enclaves_allocator.model.lease import Request, grant
+from ali_enclaves_allocator.model.pool import Bank, Lease, Pool
 from ali_enclaves_allocator.model.topology import PageCounts
 from tests.machines import Machine
 from tests.sim.effects import Effects
@@ -87,6 +90,41 @@ class Host:
     def recover(self) -> None:
         """Finish or undo what was interrupted, and no more."""
         self.process(recover)
+
+    def lend(self, pid: int, **asked: Any) -> Lease:
+        """Lend to a process, by an allocator that then ends. The holder's descriptor of the memory is closed."""
+        leases: list[Lease] = []
+
+        def lend_once(kernel: Kernel, ledger: Ledger) -> None:
+            uid = self.simulation.processes[pid].uid
+            holder = kernel.processes.holder(pid, uid, uid)
+            assert holder
+            request = Request(**{"memory_mib": 16, "cpu_count": 2, **asked})
+            chosen = grant(request, ledger.record.pool)
+            lease = Lease(
+                id=f"{pid:016x}",
+                name=request.name,
+                cores=chosen.cores,
+                bank=chosen.bank.name,
+                node=chosen.bank.node,
+                page_kib=chosen.bank.page_kib,
+                pages=chosen.pages,
+                online=request.online,
+                holder=holder,
+                since=1.5,
+                annotations=request.annotations,
+            )
+            lease, memory = leases_.lend(lease, kernel, ledger)
+            assert os.fstat(memory).st_size == lease.memory_mib << 20
+            os.close(memory)
+            leases.append(lease)
+
+        self.process(lend_once)
+        return leases[0]
+
+    def take_back(self, lease: Lease) -> None:
+        """Take a lease back, by an allocator that then ends."""
+        self.process(lambda kernel, ledger: leases_.take_back(lease, kernel, ledger))
 
     def process(self, work: Work) -> None:
         """Run an allocator until it ends, one way or the other; its lock goes with it."""

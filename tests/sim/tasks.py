@@ -116,6 +116,10 @@ class SimScopes:
                 raise OSError(errno.EIO, f"busctl: Unit {_scope(lease)} was already loaded")
             if not simulation.kernel.processes.alive(lease.holder):
                 raise OSError(errno.EIO, f"the holder did not arrive in {_scope(lease)}")
+            for name, scope in list(simulation.scopes.items()):
+                scope.pids.discard(lease.holder.pid)
+                if not scope.pids:
+                    del simulation.scopes[name]
             simulation.scopes[_scope(lease)] = Scope({lease.holder.pid}, lease.cpus if lease.online else frozenset())
 
     def stop(self, lease: Lease) -> None:
