@@ -14,6 +14,9 @@ from ali_enclaves_allocator.server.varlink import Server
 BACKLOG = 4096
 """Clients that may wait while the daemon starts; the kernel caps it at net.core.somaxconn."""
 
+ANSWER_BYTES = 16 << 20
+"""How long an answer may be, on the largest machine."""
+
 ANSWER_SECONDS = 10.0
 """How long the daemon may take to answer itself."""
 
@@ -49,7 +52,7 @@ class Endpoint:
         """Tell whether a client that connects now is answered."""
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                reader, writer = await asyncio.open_unix_connection(self._path)
+                reader, writer = await asyncio.open_unix_connection(self._path, limit=ANSWER_BYTES)
                 try:
                     writer.write(json.dumps({"method": f"{NAME}.GetPool"}).encode() + b"\0")
                     return b'"error"' not in await reader.readuntil(b"\0")
