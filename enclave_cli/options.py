@@ -14,6 +14,9 @@ LEAST_MEMORY_MIB = 64
 MEMORY_PER_IMAGE = 4
 """An image needs room for itself, for itself unpacked, and to work."""
 
+LONGEST_NAME = 64
+NAME_MARKS = "._:@-"
+
 KINDS: "dict[str, tuple[type, str]]" = {
     "enclave_name": (str, "text"),
     "cpu_count": (int, "a number"),
@@ -39,7 +42,7 @@ class Request:
         self.memory_mib = int(given["memory_mib"])
         self.cpu_count: int | None = given.get("cpu_count")
         self.cpus: list[int] | None = given.get("cpu_ids")
-        self.name = given.get("enclave_name") or os.path.splitext(os.path.basename(self.eif_path))[0]
+        self.name = str(given.get("enclave_name") or default_name(self.eif_path))
         self.cid = int(given.get("enclave_cid") or 0)
         self.attach = bool(given.get("attach_console"))
         self.debug = bool(given.get("debug_mode")) or self.attach
@@ -54,6 +57,9 @@ class Request:
             raise wrong(f"--cpu-count: got {self.cpu_count}, wanted 1 or more")
         if self.cpus is not None and (not self.cpus or len(set(self.cpus)) != len(self.cpus) or min(self.cpus) < 0):
             raise wrong(f"--cpu-ids: got {self.cpus}, wanted numbers of CPUs, each once")
+        if not is_name(self.name):
+            wanted = f"1 to {LONGEST_NAME} of A-Z a-z 0-9 {NAME_MARKS}, the first a letter or a digit"
+            raise wrong(f"--enclave-name: got {self.name!r}, wanted {wanted}")
         if self.memory_mib < LEAST_MEMORY_MIB:
             raise wrong(f"--memory: got {self.memory_mib} MiB, wanted {LEAST_MEMORY_MIB} MiB or more")
         if self.cid and not vsock.FIRST_CID <= self.cid <= vsock.LAST_CID:
@@ -68,6 +74,19 @@ class Request:
     def accelerator(self, default: str) -> str:
         """Return what to run the code on: what was asked for, or else the machine's setting."""
         return self.accel or default
+
+
+def is_name(text: str) -> bool:
+    """Tell whether the allocator takes this as a name."""
+    letters = all(letter.isascii() and (letter.isalnum() or letter in NAME_MARKS) for letter in text)
+    return letters and 1 <= len(text) <= LONGEST_NAME and text[0].isalnum()
+
+
+def default_name(path: str) -> str:
+    """Return the name of an image file, as far as it can be the name of an enclave."""
+    stem = os.path.splitext(os.path.basename(path))[0]
+    name = "".join(letter if is_name(f"x{letter}") else "-" for letter in stem).lstrip(NAME_MARKS)
+    return name[:LONGEST_NAME] or "enclave"
 
 
 def wrong(why: str) -> Failure:

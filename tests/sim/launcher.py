@@ -10,10 +10,16 @@ from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel
-
 from ali_enclaves_allocator.server.idl import render
-from ali_enclaves_allocator.server.varlink import Call, Method, Nothing, Parameters, Reply, Server, VarlinkError
+from ali_enclaves_allocator.server.interface import (
+    AcquireParameters,
+    AcquireReply,
+    HolderView,
+    LeaseName,
+    LeasesReply,
+    LeaseView,
+)
+from ali_enclaves_allocator.server.varlink import Call, Method, Nothing, Reply, Server, VarlinkError
 from enclave_cli import eif_build
 from enclave_cli.allocator import INTERFACE
 from tests.sim.test_varlink import listen
@@ -22,86 +28,13 @@ T = TypeVar("T")
 PATIENCE = 30.0
 
 
-class Acquire(Parameters):
-    """What the launcher asks for."""
-
-    name: str | None = None
-    cpu_count: int | None = None
-    cpus: list[int] | None = None
-    memory_mib: int
-    node: int | None = None
-    online: bool
-    annotations: dict[str, Any] | None = None
-
-
-class Release(Parameters):
-    """The lease to end."""
-
-    lease: str
-
-
-class Holder(BaseModel):
-    """Who holds it."""
-
-    pid: int
-    uid: int
-    comm: str
-
-
-class Lease(BaseModel):
-    """A lease."""
-
-    id: str
-    name: str | None
-    cpus: list[int]
-    node: int
-    memory_mib: int
-    hugepage_size: str
-    online: bool
-    scope: str
-    holder: Holder
-    since: float
-    annotations: dict[str, Any]
-
-
-class Acquired(BaseModel):
-    """A lease and its memory."""
-
-    lease: Lease
-    memory_fd: int
-
-
-class Leases(BaseModel):
-    """All leases."""
-
-    leases: list[Lease]
-
-
-class Refusal(BaseModel):
-    """An error with its message."""
-
-    message: str
-
-
-class NotPermitted(Refusal):
-    """The caller may not."""
-
-
-class InsufficientCpus(Refusal):
-    """Too few CPUs."""
-
-
-class NoSuchLease(Refusal):
-    """There is none of this id."""
-
-
 class FakeAllocator:
     """Lends what is asked, as memfds; a lease ends with its holder. `refuse` makes Acquire fail."""
 
     def __init__(self, path: Path) -> None:
         self.listener = listen(str(path))
-        self.leases: dict[str, Lease] = {}
-        self.asked: list[Acquire] = []
+        self.leases: dict[str, LeaseView] = {}
+        self.asked: list[AcquireParameters] = []
         self.refuse: tuple[str, str] | None = None
         self.silent = False
         self.numbers = iter(range(1, 1000))
@@ -118,11 +51,11 @@ class FakeAllocator:
 
     async def start(self) -> Server:
         methods: list[Method[Any, Any]] = [
-            Method("Acquire", self.acquire, Acquire, Acquired),
-            Method("Release", self.release, Release, Nothing),
-            Method("ListLeases", self.list_leases, Nothing, Leases),
+            Method("Acquire", self.acquire, AcquireParameters, AcquireReply),
+            Method("Release", self.release, LeaseName, Nothing),
+            Method("ListLeases", self.list_leases, Nothing, LeasesReply),
         ]
-        interface = render(INTERFACE, methods, [NotPermitted, InsufficientCpus, NoSuchLease])
+        interface = render(INTERFACE, methods, ())
         server = Server(self.listener, [interface], vendor="", product="", version="", url="")
         await server.start()
         return server
@@ -134,7 +67,7 @@ class FakeAllocator:
         self.loop.close()
         self.listener.close()
 
-    async def acquire(self, call: Call, asked: Acquire) -> Reply[Acquired]:
+    async def acquire(self, call: Call, asked: AcquireParameters) -> Reply[AcquireReply]:
         """Lend."""
         self.asked.append(asked)
         if self.silent:
@@ -142,7 +75,7 @@ class FakeAllocator:
         if self.refuse:
             raise VarlinkError(f"{INTERFACE}.{self.refuse[0]}", {"message": self.refuse[1]})
         cpus = asked.cpus or [number % (os.cpu_count() or 1) for number in range(asked.cpu_count or 0)]
-        lease = Lease(
+        lease = LeaseView(
             id=f"{next(self.numbers):016x}",
             name=asked.name,
             cpus=cpus,
@@ -151,7 +84,7 @@ class FakeAllocator:
             hugepage_size="2M",
             online=asked.online,
             scope="evm.scope",
-            holder=Holder(pid=call.peer.pid, uid=call.peer.uid, comm="python3"),
+            holder=HolderView(pid=call.peer.pid, uid=call.peer.uid, comm="python3"),
             since=time.time(),
             annotations=asked.annotations or {},
         )
@@ -160,23 +93,23 @@ class FakeAllocator:
         asyncio.get_running_loop().add_reader(pidfd, self.ended, pidfd, lease.id)
         memory = os.memfd_create("lease")
         os.truncate(memory, asked.memory_mib << 20)
-        return Reply(Acquired(lease=lease, memory_fd=0), fds=[memory])
+        return Reply(AcquireReply(lease=lease, memory_fd=0), fds=[memory])
 
     def ended(self, pidfd: int, lease: str) -> None:
         asyncio.get_running_loop().remove_reader(pidfd)
         os.close(pidfd)
         self.leases.pop(lease, None)
 
-    async def release(self, _: Call, which: Release) -> Nothing:
+    async def release(self, _: Call, which: LeaseName) -> Nothing:
         """End a lease."""
         if which.lease not in self.leases:
             raise VarlinkError(f"{INTERFACE}.NoSuchLease", {"message": f"no lease {which.lease}"})
         del self.leases[which.lease]
         return Nothing()
 
-    async def list_leases(self, _: Call, __: Nothing) -> Leases:
+    async def list_leases(self, _: Call, __: Nothing) -> LeasesReply:
         """Tell all."""
-        return Leases(leases=list(self.leases.values()))
+        return LeasesReply(leases=list(self.leases.values()))
 
 
 HEADER = 48

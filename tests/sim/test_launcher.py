@@ -14,9 +14,12 @@ from typing import Any
 
 import pytest
 
+from ali_enclaves_allocator.server.interface import AcquireParameters
+from ali_enclaves_allocator.server.service import LENDING_ERRORS
 from enclave_cli import accel, console, enclaves, failure, paths, qemu, vsock
+from enclave_cli.allocator import STATUS
 from enclave_cli.failure import Failure
-from enclave_cli.options import Request, cpu_ids, read_config
+from enclave_cli.options import Request, cpu_ids, is_name, read_config
 from enclave_cli.settings import read as read_settings
 from tests.sim.launcher import PATIENCE, WITHOUT_VSOCK, Cli, FakeAllocator, tiny_image
 
@@ -311,6 +314,32 @@ def test_options_of_a_config_file_and_of_the_command_line(tmp_path: Path) -> Non
     request = Request(read_config(str(path)) | {"memory_mib": 256, "attach_console": True})
     assert (request.name, request.cpus, request.memory_mib, request.debug) == ("web", [2, 3], 256, True)
     assert Request({"eif_path": "/x/y.eif", "memory_mib": 64, "cpu_count": 2}).name == "y"
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/x/web.v1.eif", "web.v1"),
+        ("/x/my image é.eif", "my-image--"),
+        (".eif", "eif"),
+        ("-/é", "enclave"),
+        ("x" * 99, "x" * 64),
+    ],
+)
+def test_the_name_that_a_file_gives(path: str, name: str) -> None:
+    assert Request({"eif_path": path, "memory_mib": 64, "cpu_count": 2}).name == name
+    AcquireParameters(name=name, memory_mib=64, online=True)
+
+
+@pytest.mark.parametrize("name", ["", " ", "-x", "a b", "é", "x" * 65])
+def test_a_name_that_the_allocator_would_refuse(name: str) -> None:
+    with pytest.raises(ValueError):
+        AcquireParameters(name=name, memory_mib=64, online=True)
+    assert not is_name(name)
+
+
+def test_every_refusal_of_the_allocator_has_an_exit_status() -> None:
+    assert {error.__name__ for error in LENDING_ERRORS} <= set(STATUS)
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"memory_mib": true}', '{"memory_mib": "64"}', '{"cpu_ids": [true]}'])
