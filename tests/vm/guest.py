@@ -150,7 +150,10 @@ def _archive(files: Sequence[Path]) -> bytes:
     """Pack files by their base names, for root to own and everybody to run, whatever they are here."""
 
     def for_all(file: tarfile.TarInfo) -> tarfile.TarInfo:
-        return file.replace(uid=0, gid=0, uname="root", gname="root", mode=file.mode | 0o555)
+        file.uid = file.gid = 0
+        file.uname = file.gname = "root"
+        file.mode |= 0o555
+        return file
 
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
