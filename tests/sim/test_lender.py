@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -560,6 +561,51 @@ def test_a_caller_that_is_cancelled_gets_no_lease(host: Host, call_from: Callabl
                 assert daemon_fds() == fds
 
     host.simulation.kill = lambda pid: host.simulation.scopes.clear()  # type: ignore[method-assign]
+    run(test)
+
+
+def test_a_change_that_is_cancelled_is_finished_before_the_next_begins(host: Host) -> None:
+    async def test() -> None:
+        async with running(host) as daemon:
+            began, ended = threading.Event(), threading.Event()
+
+            def work() -> None:
+                began.set()
+                time.sleep(0.2)
+                ended.set()
+
+            changing = asyncio.ensure_future(daemon.change(work))
+            await asyncio.to_thread(began.wait, 10)
+            for _ in range(2):
+                changing.cancel()
+                await asyncio.sleep(0.01)
+            assert await daemon.change(ended.is_set)
+            with pytest.raises(asyncio.CancelledError):
+                await changing
+
+    run(test)
+
+
+def test_a_pid_that_is_reused_while_the_daemon_starts(host: Host, call_from: Callable[..., Caller]) -> None:
+    async def test() -> None:
+        async with running(host) as daemon:
+            caller = call_from()
+            lease = (await caller.call("Acquire", **ASKED))["lease"]
+            daemon._lender._forget(lease["id"])
+            daemon._ledger.record = replace(
+                daemon._ledger.record,
+                pool=replace(
+                    daemon._ledger.record.pool,
+                    leases=tuple(
+                        replace(entry, holder=replace(entry.holder, started=entry.holder.started - 1))
+                        for entry in daemon._ledger.record.pool.leases
+                    ),
+                ),
+            )
+            daemon._lender.watch()
+            await until(lambda: not daemon._ledger.record.pool.leases)
+            assert_whole(host, daemon)
+
     run(test)
 
 
