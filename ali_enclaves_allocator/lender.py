@@ -219,7 +219,11 @@ def _require_sense(request: Request) -> None:
     Raises:
         InvalidRequest: names the parameter.
     """
-    if len(json.dumps(request.annotations, ensure_ascii=False, separators=(",", ":")).encode()) > ANNOTATION_BYTES:
+    try:
+        text = json.dumps(request.annotations, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except ValueError as error:  # 1e400, which the wire takes for infinity, could not be read back from the ledger
+        raise InvalidRequest("annotations", "got what JSON cannot hold, such as a number beyond all bounds") from error
+    if len(text) > ANNOTATION_BYTES:
         raise InvalidRequest("annotations", f"got more than {ANNOTATION_BYTES} bytes of JSON")
     if (request.cpus is None) == (request.cpu_count is None):
         raise InvalidRequest("cpu_count", "wanted either cpu_count or cpus")
