@@ -41,7 +41,8 @@ def stored_socket() -> socket.socket | None:
 
 
 def store_socket(listener: socket.socket) -> None:
-    """Keep the listening socket over restart and crash; systemd drops it when the service is stopped."""
+    """Keep the listening socket, and no other, over restart and crash; systemd drops it when the service is stopped."""
+    notify("FDSTOREREMOVE=1", f"FDNAME={SOCKET_NAME}")
     systemd.daemon.notify(f"FDSTORE=1\nFDNAME={SOCKET_NAME}\nFDPOLL=0", fds=[listener.fileno()])
 
 

@@ -22,11 +22,17 @@ ANSWER_SECONDS = 10.0
 
 
 class Endpoint:
-    """The listening socket of a service."""
+    """The listening socket of a service.
+
+    One that was inherited is of no use when somebody removed its file: no client could find it.
+    """
 
     def __init__(self, path: Path, service: Service, inherited: socket.socket | None) -> None:
         self._path = path
         self._service = service
+        if inherited and not path.is_socket():
+            inherited.close()
+            inherited = None
         self.listener = inherited or _bind(path)
         self._server = Server(
             self.listener,

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import os
+import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -289,6 +290,27 @@ def test_a_successor_adopts_the_pool_without_touching_it(host: Host) -> None:
         host.assert_untouched()
 
     run(test)
+
+
+@pytest.mark.parametrize("removed", [False, True], ids=["kept", "file removed"])
+def test_an_inherited_socket_is_used_while_clients_can_find_it(
+    removed: bool, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inherited = socket.socket(socket.AF_UNIX)
+    inherited.bind(socket_of(host))
+    inherited.listen()
+    inherited.setblocking(False)
+    if removed:
+        Path(socket_of(host)).unlink()
+    monkeypatch.setattr("ali_enclaves_allocator.unit.stored_socket", lambda: inherited)
+
+    async def test() -> None:
+        async with running(host) as daemon:
+            assert await daemon.healthy()
+            assert (inherited.fileno() == -1) == removed
+
+    asyncio.run(test())
+    assert inherited.fileno() == -1
 
 
 def test_tasks_that_will_be_moved_are_named(host: Host, caplog: pytest.LogCaptureFixture) -> None:
