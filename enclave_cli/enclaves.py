@@ -126,11 +126,11 @@ def terminate(lease: "dict[str, Any]") -> "dict[str, Any]":
         if pidfd is not None:
             os.close(pidfd)
     deadline = time.monotonic() + END_SECONDS
-    while _is_held(lease["id"]):
+    while _is_held(lease["id"]) or _is_being_given_back(lease["cpus"]):
         if time.monotonic() > deadline:
             raise Failure(
                 failure.NOT_STARTED,
-                f"cannot end {enclave_id(lease)}: its lease is still held after {END_SECONDS:g} s "
+                f"cannot end {enclave_id(lease)}: the pool has not got its part back after {END_SECONDS:g} s "
                 f"(see: systemctl status evm-{lease['id']}.scope)",
             )
         time.sleep(POLL_SECONDS)
@@ -161,6 +161,14 @@ def _end(lease: "dict[str, Any]", pidfd: int) -> None:
 
 def _is_held(lease: str) -> bool:
     return any(other["id"] == lease for other in allocator.leases())
+
+
+def _is_being_given_back(cpus: list[int]) -> bool:
+    """Tell whether CPUs still count as lent although nobody holds them: the allocator is taking them back."""
+    held = {cpu for lease in allocator.leases() for cpu in lease["cpus"]}
+    cores = [core for node in allocator.call("GetPool")["pool"]["nodes"] for core in node["cores"]]
+    lent = {cpu for core in cores if core["use"] == "leased" for cpu in core["cpus"]}
+    return bool(set(cpus) & lent - held)
 
 
 def _is(lease: "dict[str, Any]", enclave: str | None, name: str | None) -> bool:

@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import BaseModel
+
 from ali_enclaves_allocator.server.idl import render
 from ali_enclaves_allocator.server.interface import (
     AcquireParameters,
@@ -28,8 +30,17 @@ T = TypeVar("T")
 PATIENCE = 30.0
 
 
+class Pool(BaseModel):
+    """As much of a pool as the launcher looks at."""
+
+    pool: dict[str, Any]
+
+
 class FakeAllocator:
-    """Lends what is asked, as memfds; a lease ends with its holder. `refuse` makes Acquire fail."""
+    """Lends what is asked, as memfds; a lease ends with its holder, and is given back some time later.
+
+    `refuse` makes Acquire fail, `silent` never answer.
+    """
 
     def __init__(self, path: Path) -> None:
         self.listener = listen(str(path))
@@ -37,6 +48,8 @@ class FakeAllocator:
         self.asked: list[AcquireParameters] = []
         self.refuse: tuple[str, str] | None = None
         self.silent = False
+        self.given_back_after = 0.0
+        self.ending: list[int] = []
         self.numbers = iter(range(1, 1000))
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever)
@@ -53,6 +66,7 @@ class FakeAllocator:
         methods: list[Method[Any, Any]] = [
             Method("Acquire", self.acquire, AcquireParameters, AcquireReply),
             Method("Release", self.release, LeaseName, Nothing),
+            Method("GetPool", self.get_pool, Nothing, Pool),
             Method("ListLeases", self.list_leases, Nothing, LeasesReply),
         ]
         interface = render(INTERFACE, methods, ())
@@ -98,7 +112,14 @@ class FakeAllocator:
     def ended(self, pidfd: int, lease: str) -> None:
         asyncio.get_running_loop().remove_reader(pidfd)
         os.close(pidfd)
-        self.leases.pop(lease, None)
+        if self.leases.pop(lease, None) and self.given_back_after:
+            self.ending.append(0)
+            asyncio.get_running_loop().call_later(self.given_back_after, self.ending.clear)
+
+    async def get_pool(self, _: Call, __: Nothing) -> Pool:
+        """Tell which CPUs are lent."""
+        lent = [lease.cpus for lease in self.leases.values()] + [self.ending]
+        return Pool(pool={"nodes": [{"cores": [{"cpus": cpus, "use": "leased"} for cpus in lent]}]})
 
     async def release(self, _: Call, which: LeaseName) -> Nothing:
         """End a lease."""

@@ -169,6 +169,12 @@ def test_a_qemu_that_does_not_answer_is_killed(cli: Cli, allocator: FakeAllocato
     assert not allocator.leases
 
 
+def test_termination_waits_until_the_pool_is_whole(cli: Cli, allocator: FakeAllocator) -> None:
+    allocator.given_back_after = 2.0
+    assert cli("terminate-enclave", "--enclave-id", run(cli)["EnclaveID"]).returncode == 0
+    assert not allocator.leases and not allocator.ending
+
+
 def test_what_an_ended_enclave_left_is_cleared_away(cli: Cli, allocator: FakeAllocator) -> None:
     first = run(cli)
     os.kill(first["ProcessID"], signal.SIGKILL)
