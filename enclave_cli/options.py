@@ -1,9 +1,8 @@
 """What `run-enclave` is asked for: the options of its command line, and those of a --config file."""
 
-import json
 import os
 
-from enclave_cli import failure, vsock
+from enclave_cli import failure
 from enclave_cli.failure import Failure
 
 TYPE_CHECKING = False
@@ -50,6 +49,8 @@ class Request:
         self._check()
 
     def _check(self) -> None:
+        from enclave_cli import vsock
+
         if (self.cpu_count is None) == (self.cpus is None):
             both = "both" if self.cpus is not None else "neither"
             raise wrong(f"got {both} of --cpu-count and --cpu-ids, wanted one")
@@ -96,6 +97,8 @@ def wrong(why: str) -> Failure:
 
 def read_config(path: str) -> "dict[str, Any]":
     """Read a --config file: a JSON object with some of the keys of KINDS. Raises Failure."""
+    import json
+
     try:
         with open(path, encoding="utf-8") as file:
             config = json.load(file)
@@ -107,9 +110,8 @@ def read_config(path: str) -> "dict[str, Any]":
         if key not in KINDS:
             raise _refused(path, key, "an unknown key", f"one of {', '.join(KINDS)}")
         kind, wanted = KINDS[key]
-        if type(value) is not kind:
-            raise _refused(path, key, json.dumps(value), wanted)
-        if isinstance(value, list) and any(type(item) is not int for item in value):
+        of_numbers = not isinstance(value, list) or all(type(item) is int for item in value)
+        if type(value) is not kind or not of_numbers:
             raise _refused(path, key, json.dumps(value), wanted)
     return dict(config)
 
