@@ -64,9 +64,29 @@ class Booted:
         return output
 
 
+class Ring:
+    """One guest at a time: that of the machine asked for last."""
+
+    def __init__(self) -> None:
+        self._booted: tuple[Machine, Booted] | None = None
+
+    def guest(self, machine: Machine) -> Booted:
+        """Return the guest of a machine, the one that runs if it is of that machine."""
+        if self._booted is None or self._booted[0] != machine:
+            self.shut_down()
+            self._booted = machine, Booted(machine)
+        return self._booted[1]
+
+    def shut_down(self) -> None:
+        """End the guest, if there is one."""
+        if self._booted:
+            self._booted[1].shut_down()
+            self._booted = None
+
+
 @pytest.fixture(scope="session")
-def booted(request: pytest.FixtureRequest) -> Iterator[Booted]:
-    """Return the guest of a machine; pytest keeps the tests of one machine together."""
-    guest = Booted(request.param)
-    yield guest
-    guest.shut_down()
+def ring() -> Iterator[Ring]:
+    """Return the ring. A fixture by parameter would not do: pytest ends it when the test's other parameters change."""
+    ring = Ring()
+    yield ring
+    ring.shut_down()

@@ -1,7 +1,7 @@
 """Runs every script of the ring in the machines it is for; each is told in its own words, in `scripts/`."""
 
 import pytest
-from conftest import Booted
+from conftest import Ring
 from machine import Machine
 
 KILLED = (
@@ -46,13 +46,12 @@ RING = {
 
 
 @pytest.mark.parametrize(
-    ("booted", "script"),
+    ("machine", "script"),
     [
         pytest.param(machine, script, id=f"{machine}: {script}")
         for machine, scripts in RING.items()
         for script in scripts
     ],
-    indirect=["booted"],
 )
-def test_script(booted: Booted, script: str) -> None:
-    booted.run(*script.split())
+def test_script(ring: Ring, machine: Machine, script: str) -> None:
+    ring.guest(machine).run(*script.split())
