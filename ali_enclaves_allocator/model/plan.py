@@ -56,7 +56,7 @@ def choose(config: Config, topology: Topology, present: Pool) -> Plan:
     """
     if len(topology.cpus) < 2 * topology.threads_per_core:
         raise MachineTooSmall(len(topology.cpus), 2 * topology.threads_per_core)
-    page_kib = PAGE_KIB[config.hugepage_size]
+    page_kib = _require_page_size(config, topology)
     pages = -(-config.memory_mib * 1024 // page_kib)
     candidates = tuple(_named_cores(config, topology) if config.cpu_pool else _free_cores(topology))
     wanted = len(config.cpu_pool or ()) or config.cpu_count or 0
@@ -73,6 +73,16 @@ def choose(config: Config, topology: Topology, present: Pool) -> Plan:
     if present.leases:
         raise LeaseInTheWay(_in_the_way(present, choose(config, topology, replace(present, leases=()))))
     raise NoNodeFits(wanted, pages * page_kib // 1024, [_offer(node, candidates, page_kib) for node in topology.nodes])
+
+
+def _require_page_size(config: Config, topology: Topology) -> int:
+    """Return the size of a page in KiB; every node has the same sizes, and not every CPU has 1G."""
+    page_kib = PAGE_KIB[config.hugepage_size]
+    there = sorted({kib for node in topology.nodes for kib in node.pages})
+    if page_kib not in there:
+        sizes = " or ".join(name for name, kib in PAGE_KIB.items() if kib in there) or "a kernel with hugepages"
+        raise Misfit("hugepage_size", f"this machine has no {config.hugepage_size} pages; wanted {sizes}")
+    return page_kib
 
 
 def _in_the_way(present: Pool, without: Plan) -> list[str]:

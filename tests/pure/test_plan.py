@@ -14,7 +14,7 @@ from ali_enclaves_allocator.model.config import Config
 from ali_enclaves_allocator.model.errors import AllocatorError, HostMemoryTooLow, MachineTooSmall, Misfit, NoNodeFits
 from ali_enclaves_allocator.model.plan import PAGE_KIB, Plan, choose
 from ali_enclaves_allocator.model.pool import Bank, Pool, Share
-from ali_enclaves_allocator.model.topology import Core, Node, Topology
+from ali_enclaves_allocator.model.topology import Core, Node, PageCounts, Topology
 from tests.machines import (
     ALL_FIXED_ON_NODE_1,
     DUAL_SOCKET_HT,
@@ -26,6 +26,7 @@ from tests.machines import (
     ONE_CORE,
     ONE_CORE_LEFT,
     ONE_NODE,
+    SMALL_PAGE_KIB,
     UNEVEN_SMT,
     Machine,
     cores,
@@ -102,6 +103,11 @@ def test_chooses(machine: Machine, keys: dict[str, Any], wanted_cpus: str, wante
             GUEST_2X2X2,
             {"cpu_count": 3},
             "cpu_count: got 3, wanted whole cores of 2 CPUs: 2 or 4; nothing was changed",
+        ),
+        (
+            replace(GUEST_2X2X2, page_kibs=(SMALL_PAGE_KIB,)),
+            {"cpu_count": 2, "hugepage_size": "1G"},
+            "hugepage_size: this machine has no 1G pages; wanted 2M; nothing was changed",
         ),
         (GUEST_2X2X2, {"cpu_count": 1}, "cpu_count: got 1, wanted whole cores of 2 CPUs: 2; nothing was changed"),
         (GUEST_2X2X2, {"cpu_count": 5}, "cpu_count: got 5, wanted whole cores of 2 CPUs: 4 or 6; nothing was changed"),
@@ -196,11 +202,11 @@ def topologies(draw: st.DrawFn) -> Topology:
     widths = {node: draw(st.lists(st.integers(1, widest) | st.just(widest), max_size=4)) for node in sorted(ids)}
     count = sum(sum(part) for part in widths.values())
     numbers = iter(draw(st.one_of(st.just(list(range(count))), st.permutations(range(count)))))
-    nodes = []
+    nodes, pages = [], {kib: PageCounts(total=0, free=0, surplus=0) for kib in PAGE_KIB.values()}
     for node, part in widths.items():
         made = cores(node, *(tuple(sorted(next(numbers) for _ in range(width))) for width in part))
         available = draw(st.integers(0, 300)) * 1024
-        nodes.append(Node(node, tuple(sorted(made)), draw(st.integers(300, 302)) * 1024, available))
+        nodes.append(Node(node, tuple(sorted(made)), draw(st.integers(300, 302)) * 1024, available, pages))
     fixed = draw(st.frozensets(st.sampled_from(range(count)), max_size=2)) if count else frozenset()
     return Topology(tuple(nodes), draw(st.integers(200, 1200)) * 1024, fixed)
 
