@@ -11,6 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol, TypeVar
 
+from pydantic_core import from_json
+
 from ali_enclaves_allocator.change.leases import lend, take_back
 from ali_enclaves_allocator.change.ledger import Ledger
 from ali_enclaves_allocator.kernel import peers
@@ -30,6 +32,9 @@ GROUP = "de"
 """Members may take leases without being root."""
 
 ANNOTATION_BYTES = 1024
+
+LEDGER_DEPTH = 8
+"""How deep annotations lie in the ledger and in the replies, at most: JSON is read to a limited depth."""
 
 
 class Owner(Protocol):
@@ -221,8 +226,9 @@ def _require_sense(request: Request) -> None:
     """
     try:
         text = json.dumps(request.annotations, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    except ValueError as error:  # 1e400, which the wire takes for infinity, could not be read back from the ledger
-        raise InvalidRequest("annotations", "got what JSON cannot hold, such as a number beyond all bounds") from error
+        from_json(b"[" * LEDGER_DEPTH + text + b"]" * LEDGER_DEPTH)
+    except ValueError as error:  # such as 1e400, which the wire takes for infinity
+        raise InvalidRequest("annotations", "got a number or a depth that the ledger could not hold") from error
     if len(text) > ANNOTATION_BYTES:
         raise InvalidRequest("annotations", f"got more than {ANNOTATION_BYTES} bytes of JSON")
     if (request.cpus is None) == (request.cpu_count is None):
