@@ -19,7 +19,7 @@ from ali_enclaves_allocator.model.errors import AllocatorError
 from ali_enclaves_allocator.model.events import POOL_DEGRADED, POOL_GIVEN_BACK, POOL_KEPT, POOL_READY, REFUSED
 from ali_enclaves_allocator.model.lease import Request
 from ali_enclaves_allocator.model.pool import Drift, Lease, Pool, drift
-from ali_enclaves_allocator.model.refusals import PoolNotReady
+from ali_enclaves_allocator.model.refusals import PoolNotReady, ReloadRefused
 from ali_enclaves_allocator.server.contract import Peer
 from ali_enclaves_allocator.server.endpoint import Endpoint
 from ali_enclaves_allocator.server.interface import PoolView, State, pool_view
@@ -107,6 +107,9 @@ class Daemon:
             await self.change(self._bring_into_force)
         except AllocatorError as error:
             log.error("%s", error, extra=REFUSED)
+            if self._ledger.record.phase != "idle":
+                self._reason = error.what()  # nothing is lent until a restart has tried the rest again
+                self.tell()
             raise
         self._reason = None
         self.look()
@@ -166,6 +169,7 @@ class Daemon:
 
     async def close(self, keep: bool = False) -> None:
         """Close the socket and let go of the ledger."""
+        self._phase = "stopping"
         if self._endpoint:
             await self._endpoint.close(keep)
         await self._lender.close()
@@ -201,6 +205,8 @@ class Daemon:
         return self._endpoint is not None and await self._endpoint.answers()
 
     def _bring_into_force(self) -> None:
+        if self._phase == "stopping":  # of a pool made now, nobody would take care
+            raise ReloadRefused(self._phase)
         line.end_dead_leases(self._kernel, self._ledger)
         line.bring_into_force(self._paths.config, self._kernel, self._ledger)
 

@@ -91,6 +91,17 @@ class PoolNotReady(AllocatorError):
 
 
 @dataclass
+class ReloadRefused(AllocatorError):
+    """The service ends, so the file is not brought into force any more."""
+
+    state: str
+
+    def what(self) -> str:
+        """Give the state."""
+        return f"cannot reload: the service is {self.state}"
+
+
+@dataclass
 class OnlineImpossible(AllocatorError):
     """CPUs cannot be lent online here, because nothing would keep the host's tasks off them."""
 
