@@ -6,6 +6,7 @@ Documentation/ABI/stable/sysfs-devices-node.
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -118,8 +119,9 @@ class Sysfs:
         known = {cpu for core in held for cpu in core.cpus}
         for cpu in cpus.parse(self._files.read(f"{NODE}/node{node}/cpulist")):
             if cpu not in known:
-                siblings = cpus.parse(self._files.read(f"{CPU}/cpu{cpu}/topology/thread_siblings_list"))
-                cores.add(Core(siblings, node))
+                with suppress(FileNotFoundError):  # it went offline meanwhile
+                    siblings = cpus.parse(self._files.read(f"{CPU}/cpu{cpu}/topology/thread_siblings_list"))
+                    cores.add(Core(siblings, node))
         meminfo = self._meminfo(node)
         return Node(
             id=node,

@@ -46,5 +46,5 @@ class Monitor:
         self._look()
 
     def _on_timer(self) -> None:
-        self._look()
         self._timer = asyncio.get_running_loop().call_later(SLOW_SECONDS, self._on_timer)
+        self._look()

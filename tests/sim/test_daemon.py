@@ -1,6 +1,7 @@
 """The whole daemon over its real socket, on the simulated kernel."""
 
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -16,8 +17,10 @@ import pytest
 from ali_enclaves_allocator import cli
 from ali_enclaves_allocator.change.ledger import Ledger
 from ali_enclaves_allocator.daemon import Daemon, Paths
-from ali_enclaves_allocator.model.errors import AllocatorError, NoNodeFits
+from ali_enclaves_allocator.model.errors import AllocatorError, NoNodeFits, NotGivenBack
 from ali_enclaves_allocator.model.events import POOL_DEGRADED, TASK_DISPLACED
+from ali_enclaves_allocator.model.refusals import ReloadRefused
+from ali_enclaves_allocator.server import monitor
 from ali_enclaves_allocator.server.contract import Call, Nothing, Peer, VarlinkError
 from ali_enclaves_allocator.server.interface import NAME
 from ali_enclaves_allocator.server.service import Service
@@ -176,6 +179,49 @@ def test_reload_changes_the_pool_or_nothing(host: Host) -> None:
     run(test)
 
 
+def test_a_reload_that_leaves_something_undone_is_degraded_until_it_is_done(host: Host) -> None:
+    async def test() -> None:
+        async with running(host) as daemon:
+            host.effects.fail("unmount bank0", errno.EBUSY)
+            host.configure(memory_mib=64, cpu_pool="6-7")
+            with pytest.raises(NotGivenBack):
+                await daemon.reload()
+            pool = await get_pool(host)
+            assert (pool["state"], pool["cpus"]) == ("degraded", [6, 7])
+            assert "Device or resource busy" in pool["reason"]
+            host.effects.restart()
+            await daemon.reload()
+            assert (await get_pool(host))["state"] == "ready"
+            host.assert_pool_stands()
+        host.assert_untouched()
+
+    run(test)
+
+
+def test_a_reload_that_comes_while_the_service_stops_makes_no_pool(host: Host) -> None:
+    giving, go_on = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        giving.set()
+        assert go_on.wait(10)
+
+    async def test() -> None:
+        daemon = new_daemon(host)
+        await daemon.start()
+        host.effects.before("unmount", wait)
+        stop = asyncio.ensure_future(daemon.stop(keep=False))
+        await asyncio.to_thread(giving.wait, 10)
+        reload = asyncio.ensure_future(daemon.reload())
+        await asyncio.sleep(0)
+        go_on.set()
+        await stop
+        with pytest.raises(ReloadRefused, match="cannot reload: the service is stopping; nothing was changed"):
+            await reload
+        host.assert_untouched()
+
+    run(test)
+
+
 def test_reload_over_the_socket_tells_the_error(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     def reload() -> dict[str, Any]:
         with Client(socket_of(host)) as client:
@@ -227,6 +273,26 @@ def test_drift_is_shown_told_once_and_goes(host: Host, caplog: pytest.LogCapture
 
     with caplog.at_level(logging.INFO):
         run(test)
+
+
+def test_a_look_that_fails_is_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+
+    def look() -> None:
+        looks.append(1)
+        raise OSError(errno.ENODEV, "a node was unplugged while it was read")
+
+    async def test() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        monkeypatch.setattr(monitor, "SLOW_SECONDS", 0.01)
+        watching = monitor.Monitor(look)
+        with pytest.raises(OSError):
+            watching.start()
+        while len(looks) < 3:
+            await asyncio.sleep(0.01)
+        watching.stop()
+
+    run(lambda: asyncio.wait_for(test(), 10))
 
 
 def test_watch_tells_the_pool_and_every_change(host: Host) -> None:

@@ -5,7 +5,7 @@ import pytest
 from ali_enclaves_allocator.model.pool import Bank, Pool, Share
 from ali_enclaves_allocator.model.topology import Core, Topology
 from tests.machines import BOOTABLE, GUEST_2X2X2, NODE_HOLES, UNEVEN_SMT, Machine
-from tests.sim.kernel import Simulation
+from tests.sim.kernel import SimFiles, Simulation
 
 
 @pytest.mark.parametrize("machine", BOOTABLE.values(), ids=BOOTABLE)
@@ -43,6 +43,20 @@ def test_a_core_of_the_pool_that_somebody_brought_half_online_is_still_that_core
     pool = Pool((Core((6, 7), 1),))
     simulation.set_online(6, False)
     assert simulation.kernel.topology(pool).cores == GUEST_2X2X2.topology().cores
+
+
+def test_a_cpu_that_goes_offline_while_it_is_read_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    simulation = Simulation(GUEST_2X2X2)
+    read = SimFiles.read
+
+    def read_late(files: SimFiles, path: str) -> str:
+        if path.endswith("cpu5/topology/thread_siblings_list"):
+            simulation.set_online(5, False)
+        return read(files, path)
+
+    monkeypatch.setattr(SimFiles, "read", read_late)
+    assert Core((4, 5), 1) in simulation.kernel.topology(Pool()).cores
+    assert 5 not in simulation.online
 
 
 def test_nodes_may_have_holes_and_no_cpus() -> None:
