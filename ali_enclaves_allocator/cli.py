@@ -1,7 +1,9 @@
 """The commands of `ali-enclaves-allocator`. Each imports what it needs when it runs: `status` must be quick."""
 
 import argparse
+import errno
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,9 +109,9 @@ def _propose(file: Path) -> "Change | int":
 
 
 def _status(args: argparse.Namespace) -> int:
-    from enclave_cli.client import Client, Unavailable
+    from enclave_cli.client import CallError, Client, Unavailable
 
-    state = "stopped"
+    state = ""
     try:
         with Client(str(DIRECTORY / "allocator.sock")) as client:
             method = f"{INTERFACE}.{'Watch' if args.watch else 'GetPool'}"
@@ -118,12 +120,22 @@ def _status(args: argparse.Namespace) -> int:
                 _show(reply["pool"], as_json=args.json)
     except KeyboardInterrupt:
         pass
-    except Unavailable:
-        print(
-            "ali-enclaves-allocator is not running; start it: systemctl start ali-enclaves-allocator", file=sys.stderr
-        )
-        return NOT_RUNNING
-    return EXIT_STATUS[state]
+    except Unavailable as error:
+        return _no_answer(error, "start it: systemctl start ali-enclaves-allocator")
+    except CallError as error:
+        print(f"ali-enclaves-allocator cannot tell: {error.name}; its log says why", file=sys.stderr)
+        return EXIT_STATUS["degraded"]
+    return EXIT_STATUS.get(state, NOT_RUNNING)
+
+
+def _no_answer(error: OSError, outcome: str) -> int:
+    """Say whether there is no service or one that keeps silent. Return the exit status."""
+    if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
+        print(f"ali-enclaves-allocator is not running; {outcome}", file=sys.stderr)
+    else:
+        see = "systemctl status ali-enclaves-allocator"
+        print(f"ali-enclaves-allocator does not answer: {error.strerror}; see {see}", file=sys.stderr)
+    return NOT_RUNNING
 
 
 def _show(pool: dict[str, Any], *, as_json: bool) -> None:
@@ -132,7 +144,7 @@ def _show(pool: dict[str, Any], *, as_json: bool) -> None:
         return
     from ali_enclaves_allocator.show import map_of
 
-    print(map_of(pool, colour=sys.stdout.isatty()), flush=True)
+    print(map_of(pool, colour=sys.stdout.isatty() and not os.environ.get("NO_COLOR")), flush=True)
 
 
 def _reload(_: argparse.Namespace) -> int:
@@ -141,9 +153,8 @@ def _reload(_: argparse.Namespace) -> int:
     try:
         with Client(str(DIRECTORY / "allocator.sock"), timeout=None) as client:
             reply = client.call(f"{INTERFACE}.Reload")
-    except Unavailable:
-        print("ali-enclaves-allocator is not running; nothing was changed", file=sys.stderr)
-        return NOT_RUNNING
+    except Unavailable as error:
+        return _no_answer(error, "nothing was changed")
     except CallError as error:
         print(error.parameters.get("message", error.name), file=sys.stderr)
         return int(error.parameters.get("exit_code", 1))
