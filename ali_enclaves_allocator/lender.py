@@ -74,9 +74,9 @@ class Lender:
                     self._ended(lease.id)
 
     def retry(self) -> None:
-        """Take back what could not be taken back before."""
+        """Take back what could not be taken back before, were it because the ledger could not be written."""
         for lease in self._ledger.record.pool.leases:
-            if not lease.granted:
+            if not lease.granted or lease.id not in self._pidfds:
                 self._end_soon(lease.id, "what was refused before is done")
 
     async def close(self) -> None:
@@ -117,8 +117,8 @@ class Lender:
             raise NoSuchLease(id)
         if peer.uid not in (0, lease.holder.uid):
             raise NotPermitted(f"root or uid {lease.holder.uid}", f"release {lease.describe()}", peer.uid)
-        self._forget(id)
         await self._end(id, f"released by uid {peer.uid}")
+        self._forget(id)
 
     async def _acquire(self, request: Request, peer: Peer) -> tuple[Lease, int]:
         """Lend and watch the holder."""

@@ -63,9 +63,12 @@ def take_back(lease: Lease, kernel: Kernel, ledger: Ledger) -> None:
             _shrink_partition(rest, kernel)
         bank = _bank(ledger.record.pool, lease)
         kernel.banks.reclaim(bank, lease.id, rest.free_pages(bank))
-    except OSError as error:
-        raise KernelRefused(f"take back lease {lease.describe()}", error.strerror or str(error)) from error
-    _save(ledger, rest)
+        _save(ledger, rest)
+    except (AllocatorError, OSError) as error:
+        step = f"take back lease {lease.describe()}"
+        refused = KernelRefused(step, error.strerror or str(error)) if isinstance(error, OSError) else error
+        refused.outcome = "the lease has ended, and what it still holds is tried again"
+        raise refused from error
 
 
 def sweep(kernel: Kernel, ledger: Ledger) -> tuple[list[Lease], list[AllocatorError]]:

@@ -1,6 +1,7 @@
 """Lending by the whole daemon over its real socket: the holders are real processes, the kernel is simulated."""
 
 import asyncio
+import errno
 import gc
 import json
 import logging
@@ -24,6 +25,7 @@ from ali_enclaves_allocator import lender
 from ali_enclaves_allocator.change.ledger import Ledger
 from ali_enclaves_allocator.daemon import Daemon, Paths
 from ali_enclaves_allocator.kernel.processes import LinuxProcesses
+from ali_enclaves_allocator.model.errors import KernelRefused
 from ali_enclaves_allocator.model.events import LEASE_ENDED, LEASE_GRANTED
 from ali_enclaves_allocator.model.lease import Request
 from ali_enclaves_allocator.model.refusals import NoSuchLease, NotPermitted
@@ -537,6 +539,31 @@ def test_what_could_not_be_taken_back_is_tried_again(
 
     run(test)
     assert caplog.text.count("held by drumbeat") == 1, "it is said once"
+
+
+def test_a_holder_that_ends_while_the_ledger_cannot_be_written(
+    host: Host, call_from: Callable[..., Caller], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async def test() -> None:
+        async with running(host) as daemon:
+            caller = call_from()
+            lease = (await caller.call("Acquire", **ASKED))["lease"]
+            with monkeypatch.context() as full:
+                full.setattr(Ledger, "save", refuse)
+                with pytest.raises(KernelRefused, match="nothing was changed"):
+                    await daemon.release(lease["id"], peer_of(0))
+                assert [lease.id for lease in daemon.leases()] == [lease["id"]]
+                caller.process.kill()
+                await until(lambda: "cannot write the ledger" in caplog.text and not daemon._lender._ending)
+            daemon.look()
+            await until(lambda: not host.record.pool.leases)
+            assert_whole(host, daemon)
+        host.assert_untouched()
+
+    run(test)
 
 
 def test_a_caller_that_is_cancelled_gets_no_lease(host: Host, call_from: Callable[..., Caller]) -> None:
