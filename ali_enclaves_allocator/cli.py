@@ -60,8 +60,8 @@ def _parser() -> argparse.ArgumentParser:
 def _serve(args: argparse.Namespace) -> int:
     import asyncio
 
-    from ali_enclaves_allocator.daemon import run
     from ali_enclaves_allocator.journal import start_logging
+    from ali_enclaves_allocator.serve import run
 
     start_logging("ali-enclaves-allocator")
     return asyncio.run(run(args.file, DIRECTORY))

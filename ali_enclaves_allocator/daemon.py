@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
@@ -13,7 +12,6 @@ from typing import Any, TypeVar
 from ali_enclaves_allocator import line, unit
 from ali_enclaves_allocator.change.ledger import Ledger
 from ali_enclaves_allocator.kernel.doors import Kernel
-from ali_enclaves_allocator.kernel.linux import boot_id, linux_kernel
 from ali_enclaves_allocator.lender import Lender
 from ali_enclaves_allocator.model.errors import AllocatorError
 from ali_enclaves_allocator.model.events import POOL_DEGRADED, POOL_GIVEN_BACK, POOL_KEPT, POOL_READY, REFUSED
@@ -59,6 +57,7 @@ class Daemon:
         self._reason: str | None = None
         self._drift: tuple[Drift, ...] = ()
         self._changing = asyncio.Lock()
+        self._overlooked = False
         self._view: PoolView | None = None
         self._view_at = 0.0
         self._service = Service(self)
@@ -155,8 +154,8 @@ class Daemon:
         """
         self._phase = "stopping"
         self._monitor.stop()
-        self.tell()
         try:
+            self.tell()
             if keep:
                 log.info("the pool stays for the successor: %s", self._ledger.record.pool.describe(), extra=POOL_KEPT)
             else:
@@ -178,7 +177,9 @@ class Daemon:
     def look(self) -> None:
         """Compare the pool with the kernel; tell systemd, the journal and the watchers what is new."""
         if self._changing.locked():
+            self._overlooked = True
             return
+        self._overlooked = False
         self._lender.retry()
         pool = self._ledger.record.pool
         found = drift(pool, self._kernel.sight(pool))
@@ -226,19 +227,23 @@ class Daemon:
 
         Who is cancelled leaves when the work is done, for nothing else may be changed until then.
         """
-        async with self._changing, _beside(_extend_timeout()):
-            job = asyncio.ensure_future(asyncio.to_thread(work))
-            try:
-                return await asyncio.shield(job)
-            finally:
-                while not job.done():
-                    with suppress(asyncio.CancelledError):
-                        await asyncio.wait([job])
-                self._view = None
+        try:
+            async with self._changing, beside(_extend_timeout()):
+                job = asyncio.ensure_future(asyncio.to_thread(work))
+                try:
+                    return await asyncio.shield(job)
+                finally:
+                    while not job.done():
+                        with suppress(asyncio.CancelledError):
+                            await asyncio.wait([job])
+                    self._view = None
+        finally:
+            if self._overlooked and self._phase == "ready":
+                self.look()
 
 
 @asynccontextmanager
-async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Run endless work beside a block; it is gone when the block ends."""
     task = asyncio.create_task(work)
     try:
@@ -253,44 +258,3 @@ async def _extend_timeout() -> None:
     while True:
         unit.notify(f"EXTEND_TIMEOUT_USEC={EXTEND_SECONDS * 1_000_000}")
         await asyncio.sleep(EXTEND_SECONDS / 2)
-
-
-async def run(config: Path, directory: Path) -> int:
-    """Serve this machine until SIGTERM or SIGINT. Return the exit status."""
-    directory.mkdir(mode=0o755, exist_ok=True)
-    return await serve(Daemon(Paths(config, directory), linux_kernel(directory), Ledger(directory, boot_id())))
-
-
-async def serve(daemon: Daemon) -> int:
-    """Run a daemon until SIGTERM or SIGINT. Return the exit status."""
-    ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ended.set)
-    try:
-        await daemon.start()
-    except AllocatorError as error:
-        log.error("%s", error, extra=REFUSED)
-        unit.status(error.what())
-        await daemon.close()
-        return error.exit_code
-    async with _beside(_feed_watchdog(daemon)):
-        await ended.wait()
-    unit.notify("STOPPING=1")
-    try:
-        await daemon.stop(keep=await unit.has_successor())
-    except AllocatorError as error:
-        log.error("%s", error, extra=REFUSED)
-        return error.exit_code
-    return 0
-
-
-async def _feed_watchdog(daemon: Daemon) -> None:
-    """Tell systemd that the daemon lives, each time it passed its own check."""
-    interval = unit.watchdog_interval_s()
-    while interval:
-        if await daemon.healthy():
-            unit.notify("WATCHDOG=1")
-        else:
-            log.error("the daemon does not answer on its own socket; systemd will restart it")
-        await asyncio.sleep(interval)

@@ -14,7 +14,7 @@ from ali_enclaves_allocator.change.transaction import carry_out, recover
 from ali_enclaves_allocator.kernel.doors import Kernel
 from ali_enclaves_allocator.model import cpus
 from ali_enclaves_allocator.model.config import Config, ConfigInvalid, load
-from ali_enclaves_allocator.model.errors import ConfigUnreadable, Misfit, page_size
+from ali_enclaves_allocator.model.errors import ConfigUnreadable, KernelRefused, Misfit, NotGivenBack, page_size
 from ali_enclaves_allocator.model.events import LEASE_ENDED, MEMORY_ROUNDED, RECOVERED, REFUSED, TASK_DISPLACED
 from ali_enclaves_allocator.model.plan import Plan, choose
 from ali_enclaves_allocator.model.pool import Pool
@@ -74,24 +74,35 @@ def propose(config: Config, source: Source, kernel: Kernel, pool: Pool) -> Chang
         ConfigInvalid: a value does not suit this machine; names its line.
         AllocatorError: the machine cannot give what is asked.
     """
-    topology = kernel.topology(pool)
     try:
-        plan = choose(config, topology, pool)
+        plan = choose(config, kernel.topology(pool), pool)
+        sight = kernel.sight(pool, [plan.page_kib])
     except Misfit as misfit:
         raise ConfigInvalid([source.problem(misfit.key, misfit.message)]) from misfit
-    return difference(pool, kernel.sight(pool, [plan.page_kib]), plan, config)
+    except OSError as error:
+        raise KernelRefused("read the machine", f"{error.filename}: {error.strerror}") from error
+    return difference(pool, sight, plan, config)
 
 
 def give_back(kernel: Kernel, ledger: Ledger) -> None:
     """Give everything back to the host that no living holder's lease holds.
 
+    What was refused before, and is again, keeps nothing else from being given back.
+
     Raises:
         NotGivenBack: the kernel refused some of it.
     """
-    end_dead_leases(kernel, ledger)
+    refused = None
+    try:
+        end_dead_leases(kernel, ledger)
+    except NotGivenBack as error:
+        refused = error
     pool = ledger.record.pool
     config = pool.config if pool.leases else None
-    _carry_out(difference(pool, kernel.sight(pool), _leased_plan(pool), config), kernel, ledger)
+    change = difference(pool, kernel.sight(pool), _leased_plan(pool), config)
+    if refused and not change.give:
+        raise refused
+    _carry_out(change, kernel, ledger)
 
 
 def _carry_out(change: Change, kernel: Kernel, ledger: Ledger) -> None:

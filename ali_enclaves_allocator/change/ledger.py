@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 
 from ali_enclaves_allocator.change.steps import Step
-from ali_enclaves_allocator.model.errors import AlreadyRunning, LedgerUnreadable
+from ali_enclaves_allocator.model.errors import AlreadyRunning, KernelRefused, LedgerUnreadable
 from ali_enclaves_allocator.model.pool import Pool
 
 VERSION = 1
@@ -58,8 +58,12 @@ class Ledger:
         Raises:
             AlreadyRunning: another process has the lock.
             LedgerUnreadable: the file is damaged, or of another version.
+            KernelRefused: the run directory cannot be written; only root may.
         """
-        self._lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            self._lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise KernelRefused(f"open {self._lock_path}", error.strerror or str(error)) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

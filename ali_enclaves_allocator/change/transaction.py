@@ -20,12 +20,17 @@ log = logging.getLogger(__name__)
 def carry_out(change: Change, kernel: Kernel, ledger: Ledger) -> None:
     """Carry out a change: take, commit, give back.
 
+    What an earlier give-back left undone is tried again with this one; only a change that takes nothing may be
+    carried out while there is any.
+
     Raises:
         AllocatorError: a step failed and everything taken was given back: the former pool stands. Its `outcome`
             says so, or names what could not be undone.
         NotGivenBack: the new pool stands, but some of what it no longer needs could not be given back.
     """
     former = ledger.record.pool
+    left = ledger.record.steps if ledger.record.phase == "giving" else ()
+    assert not (left and change.take), "what is left is given back before anything is taken"
     change = _decided(change, kernel)
     try:
         if change.take:
@@ -33,7 +38,7 @@ def carry_out(change: Change, kernel: Kernel, ledger: Ledger) -> None:
         for step in change.take:
             log.debug("%s", step.describe())
             step.apply(kernel)
-        give = tuple(_decide_give(step, kernel, former, change.pool) for step in change.give)
+        give = (*left, *(_decide_give(step, kernel, former, change.pool) for step in change.give))
         _record(ledger, change.pool, "giving" if give else "idle", give)
     except Exception as error:
         _take_back(error, kernel, ledger)
@@ -51,7 +56,7 @@ def recover(kernel: Kernel, ledger: Ledger) -> str:
     if ledger.record.phase == "taking":
         left = _unwind(kernel, ledger)
         if left:
-            raise NotGivenBack(left, "an interrupted change")
+            raise NotGivenBack(left, "all of an interrupted change")
         return "an interrupted change was found and undone"
     if ledger.record.phase == "giving":
         _give(kernel, ledger)
@@ -110,7 +115,7 @@ def _unwind(kernel: Kernel, ledger: Ledger) -> list[str]:
 def _give(kernel: Kernel, ledger: Ledger) -> None:
     """Carry out the give-back that the ledger records."""
     if left := _run(ledger.record.steps, kernel, ledger):
-        raise NotGivenBack(left, "the pool as it now stands")
+        raise NotGivenBack(left, "all that the pool no longer needs")
 
 
 def _run(steps: tuple[Step, ...], kernel: Kernel, ledger: Ledger) -> list[str]:

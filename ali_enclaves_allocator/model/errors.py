@@ -251,7 +251,7 @@ class NotGivenBack(AllocatorError):
 
     def what(self) -> str:
         """Name every step that is left."""
-        return f"cannot give back all of {self.of}: {'; '.join(self.left)}"
+        return f"cannot give back {self.of}: {'; '.join(self.left)}"
 
 
 @dataclass

@@ -101,7 +101,7 @@ def test_a_bank_that_cannot_be_unmounted_is_tried_again(boot: Boot) -> None:
     with pytest.raises(NotGivenBack) as refused:
         host.give_back()
     assert str(refused.value) == (
-        "cannot give back all of the pool as it now stands: cannot drop 48×2M on node 1 in bank0: "
+        "cannot give back all that the pool no longer needs: cannot drop 48×2M on node 1 in bank0: "
         "Device or resource busy; the ledger keeps it, and the next start or restart tries again"
     )
     assert host.state.online == host.origin.online, "the rest is given back"
@@ -204,5 +204,26 @@ def test_a_sibling_that_somebody_else_took_offline_stays_so(boot: Boot) -> None:
     host.configure(memory_mib=64, cpu_count=1)
     host.start()
     assert host.record.pool.cpus == {6}
+    host.give_back()
+    host.assert_untouched()
+
+
+def test_what_was_refused_before_keeps_nothing_else_from_being_given_back(boot: Boot) -> None:
+    """As when a shell of root's stands in the directory of a bank."""
+    host = boot(GUEST_2X2X2)
+    host.configure(memory_mib=96, cpu_count=4)
+    host.start()
+    busy = host.record.pool.banks[0].name
+    host.configure(memory_mib=64, cpu_pool="2-3")
+    host.effects.fail(f"unmount {busy}", errno.EBUSY)
+    with pytest.raises(NotGivenBack):
+        host.start()
+    standing = host.record.pool.banks
+    assert [bank.name for bank in standing] != [busy]
+    host.effects.fail(f"unmount {busy}", errno.EBUSY)
+    with pytest.raises(NotGivenBack, match=busy):
+        host.give_back()
+    assert host.state.online == host.origin.online
+    assert set(host.state.mounted) == {busy}
     host.give_back()
     host.assert_untouched()
