@@ -6,7 +6,7 @@ unevictable=$(</proc/sys/vm/compact_unevictable_allowed)
 step "idle pages of others fill most of node 0; the rest is in pieces that compaction cannot move"
 echo 3 >/proc/sys/vm/drop_caches
 echo 0 >/proc/sys/vm/compact_unevictable_allowed
-set_pages 0 700
+set_pages 0 800
 free_mib() { awk '/MemFree/ { print int($4 / 1024) }' $NODE/node0/meminfo; }
 python3 hugepages.py fragment 0 $(($(free_mib) - 60)) >pieces &
 pieces=$!

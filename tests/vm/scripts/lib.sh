@@ -20,6 +20,7 @@ trap 'at_exit $?' EXIT
 at_exit() {
     cp -a "$SHIPPED" $YAML
     [ "$1" = 0 ] && return
+    [ ! -e log ] || sed 's/^/log: /' log
     journalctl --unit $UNIT --no-pager --after-cursor "$beginning" --output short-monotonic
     exit "$1"
 }

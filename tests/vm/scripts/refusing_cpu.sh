@@ -11,10 +11,9 @@ reserve() {
         chrt --deadline --sched-runtime 8700000 --sched-deadline 10000000 --sched-period 10000000 0 sleep infinity &
         tasks+=($!)
     done
-    expect_within 20 sh -c "[ \$(ps -eo cls,comm | grep -c 'DLN sleep') = $1 ]"
+    expect_within 20 sh -c "[ \$(ps -eo cls,s,comm | grep -c 'DLN S sleep') = $1 ]"
 }
 free() {
-    for task in "${tasks[@]}"; do chrt --other --pid 0 "$task"; done
     kill "${tasks[@]}"
     wait "${tasks[@]}" || true
 }
