@@ -30,6 +30,8 @@ RING = {
         "killed_in_service.sh",
         *(f"killed.sh {point}" for point in KILLED),
         "fragmented_node.sh",
+        "lease_offline.sh",
+        "lease_online.sh",
         "refusing_cpu.sh",
     ],
     Machine(kernel="6.1"): [
@@ -37,6 +39,7 @@ RING = {
         "other_programs.sh 2M",
         "restart_elsewhere.sh",
         "stray_cpu.sh",
+        "lease_online.sh",
         "refusing_cpu.sh",
     ],
     Machine(nodes=1, cores=4): ["documented_file.sh 6-7 0-5 0"],

@@ -1,6 +1,4 @@
-# Sourced after lib.sh by the scripts about leases.
-
-HOST_SPINNER=
+# Sourced after lib.sh by the scripts about leases and enclaves.
 
 # Takes a lease in the background and leaves what was answered in $said. Usage: take NAME CPUS MIB [OPTION…]
 declare -A takers=() pipes=()
@@ -55,6 +53,6 @@ spin() {
 # Stops the load and prints the CPUs it ran on.
 spun() {
     kill -TERM "$HOST_SPINNER"
-    wait "$HOST_SPINNER" || true
+    timeout 60 tail --pid="$HOST_SPINNER" --follow /dev/null
     cat spun
 }

@@ -25,29 +25,9 @@ expect_refusal() {
     expect_machine "$before" "after the refusal"
 }
 
-step "what 8 tasks reserve, 7 CPUs cannot carry: the first CPU is refused"
-reserve 8
+# Usage: refusing_cpu.sh [TASKS [CPU]]; with so many tasks, that CPU is the first to be refused.
+step "what ${1:-8} tasks reserve, the CPUs that are left cannot carry: CPU ${2:-2} is refused"
+reserve "${1:-8}"
 refuse 69
-expect_refusal 2
-free
-
-step "tasks appear when the first CPU is offline, and the second is refused"
-mkfifo wanted.yaml
-ali-enclaves-allocator serve wanted.yaml >log 2>&1 &
-daemon=$!
-expect_within 60 [ -S /run/ali-enclaves/allocator.sock ]
-strace --follow-forks --attach $daemon --output trace --trace write -P $CPU/cpu3/online \
-    --inject=write:delay_enter=10s:when=1 2>attached &
-expect_within 60 grep -q attached attached
-cat $YAML >wanted.yaml
-expect_within 60 grep -qx 0-1,3-7 $CPU/online
-sleep 1
-reserve 7
-expect_equal 0-1,3-7 "$(<$CPU/online)" "online CPUs when the tasks are there"
-status=0
-wait $daemon || status=$?
-said=$(<log)
-echo "$said"
-expect_equal 69 $status "exit status"
-expect_refusal 3
+expect_refusal "${2:-2}"
 free
