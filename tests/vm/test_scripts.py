@@ -44,7 +44,8 @@ RING = {
     ],
     Machine(nodes=1, cores=4): ["documented_file.sh 6-7 0-5 0"],
     Machine(nodes=1, cores=4, threads=1): ["documented_file.sh 2-3 0-1 0"],
-    Machine(memory_mib=8192): ["large_pages.sh", "other_programs.sh 1G"],
+    Machine(memory_mib=8192): ["large_pages.sh"],
+    Machine(memory_mib=12288): ["other_programs.sh 1G"],
 }
 
 

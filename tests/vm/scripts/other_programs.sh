@@ -1,5 +1,5 @@
 # Other programs' pages, idle and in use on each node, are not ours to count or to touch.
-# Usage: other_programs.sh [2M | 1G]
+# Usage: other_programs.sh [2M | 1G]; 1G is for machines of at least 6 GiB per node.
 . ./lib.sh
 size=${1:-2M}
 case $size in
