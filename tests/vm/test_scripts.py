@@ -41,6 +41,7 @@ RING = {
         "stray_cpu.sh",
         "lease_online.sh",
         "refusing_cpu.sh",
+        "refusing_cpu_half_way.sh",
     ],
     Machine(nodes=1, cores=4): ["documented_file.sh 6-7 0-5 0"],
     Machine(nodes=1, cores=4, threads=1): ["documented_file.sh 2-3 0-1 0"],
