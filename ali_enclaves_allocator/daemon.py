@@ -191,6 +191,11 @@ class Daemon:
         self._drift = found
         self.tell()
 
+    def _look_again(self) -> None:
+        """Look at what came during a change, once whoever made it has noted its result."""
+        if self._phase == "ready" and self._overlooked:
+            self.look()
+
     def view(self) -> PoolView:
         """Return what GetPool answers, its counters at most a second old."""
         if self._view is None or time.monotonic() - self._view_at > FRESH_SECONDS:
@@ -238,8 +243,8 @@ class Daemon:
                             await asyncio.wait([job])
                     self._view = None
         finally:
-            if self._overlooked and self._phase == "ready":
-                self.look()
+            if self._overlooked:
+                asyncio.get_running_loop().call_soon(self._look_again)
 
 
 @asynccontextmanager

@@ -74,7 +74,12 @@ class Lender:
                     self._ended(lease.id)
 
     def retry(self) -> None:
-        """Take back what could not be taken back before, were it because the ledger could not be written."""
+        """Take back what could not be taken back before, were it because the ledger could not be written.
+
+        A lease that is being made is not watched yet, and is none of those.
+        """
+        if self._lending:
+            return
         for lease in self._ledger.record.pool.leases:
             if not lease.granted or lease.id not in self._pidfds:
                 self._end_soon(lease.id, "what was refused before is done")

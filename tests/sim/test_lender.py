@@ -471,6 +471,28 @@ def test_a_holder_that_ends_while_no_daemon_runs(broken: bool, host: Host, call_
     run(test)
 
 
+def test_an_event_while_a_lease_is_made_does_not_end_it(host: Host, call_from: Callable[..., Caller]) -> None:
+    """As its own CPUs' events do when they come online."""
+
+    async def test() -> None:
+        async with running(host) as daemon:
+            loop = asyncio.get_running_loop()
+            host.effects.before("cut", lambda: asyncio.run_coroutine_threadsafe(look(daemon), loop).result())
+            caller = call_from()
+            assert "lease" in await caller.call("Acquire", **ASKED)
+            await asyncio.sleep(0)
+            assert not daemon._lender._ending
+            assert len(daemon.leases()) == 1
+            caller.end()
+            await until(lambda: not host.record.pool.leases)
+        host.assert_untouched()
+
+    async def look(daemon: Daemon) -> None:
+        daemon.look()
+
+    run(test)
+
+
 def test_a_reused_pid_is_not_the_holder(host: Host, call_from: Callable[..., Caller]) -> None:
     async def test() -> None:
         daemon = new_daemon(host)
