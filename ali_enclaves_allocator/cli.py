@@ -21,6 +21,9 @@ EXIT_STATUS = {"ready": 0, "degraded": 1, "starting": 1, "stopping": 1}
 NOT_RUNNING = 3
 """Exit status when no service answers, as `systemctl status` has it (LSB)."""
 
+EX_CANTCREAT = 73
+"""Exit status when a file cannot be written (sysexits.h)."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status."""
@@ -34,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="ali-enclaves-allocator",
         description="Set cores and memory of this machine aside for enclave VMs.",
         epilog="exit status: 0 done; 69 the machine cannot give what is asked; 78 the file is refused; "
-        "of status: 0 ready, 1 degraded, 3 not running",
+        "of status: 0 ready, 1 degraded, 3 not running; of metrics: 73 the file cannot be written",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -53,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     status = command("status", _status, "show the pool of the running service", file=False)
     status.add_argument("--json", action="store_true", help="what GetPool answers, as JSON")
     status.add_argument("--watch", action="store_true", help="show it again after every change")
+    metrics = command("metrics", _metrics, "print the pool as OpenMetrics text", file=False)
+    metrics.add_argument("--output", type=Path, metavar="FILE", help="replace this file instead, all at once")
     command("reload", _reload, "bring the edited file into force, or change nothing (root)", file=False)
     return parser
 
@@ -128,9 +133,13 @@ def _status(args: argparse.Namespace) -> int:
     return EXIT_STATUS.get(state, NOT_RUNNING)
 
 
+def _nobody_listens(error: OSError) -> bool:
+    return error.errno in (errno.ENOENT, errno.ECONNREFUSED)
+
+
 def _no_answer(error: OSError, outcome: str) -> int:
     """Say whether there is no service or one that keeps silent. Return the exit status."""
-    if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
+    if _nobody_listens(error):
         print(f"ali-enclaves-allocator is not running; {outcome}", file=sys.stderr)
     else:
         see = "systemctl status ali-enclaves-allocator"
@@ -145,6 +154,36 @@ def _show(pool: dict[str, Any], *, as_json: bool) -> None:
     from ali_enclaves_allocator.show import map_of
 
     print(map_of(pool, colour=sys.stdout.isatty() and not os.environ.get("NO_COLOR")), flush=True)
+
+
+def _metrics(args: argparse.Namespace) -> int:
+    from ali_enclaves_allocator.metrics import SILENT, STOPPED, openmetrics
+    from enclave_cli.client import CallError, Client, Unavailable
+
+    try:
+        with Client(str(DIRECTORY / "allocator.sock")) as client:
+            pool = client.call(f"{INTERFACE}.GetPool")["pool"]
+    except Unavailable as error:
+        pool = {"state": STOPPED if _nobody_listens(error) else SILENT}
+    except CallError:
+        pool = {"state": SILENT}
+    return _write(openmetrics(pool), args.output)
+
+
+def _write(text: str, file: Path | None) -> int:
+    """Print a text, or replace a file by it, so that nobody ever reads half of it. Return the exit status."""
+    if file is None:
+        print(text, end="", flush=True)
+        return 0
+    part = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        part.write_text(text)
+        part.replace(file)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        print(f"cannot write {file}: {error.strerror}; it is as it was", file=sys.stderr)
+        return EX_CANTCREAT
+    return 0
 
 
 def _reload(_: argparse.Namespace) -> int:

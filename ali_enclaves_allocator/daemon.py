@@ -13,11 +13,12 @@ from ali_enclaves_allocator import line, unit
 from ali_enclaves_allocator.change.ledger import Ledger
 from ali_enclaves_allocator.kernel.doors import Kernel
 from ali_enclaves_allocator.lender import Lender
-from ali_enclaves_allocator.model.errors import AllocatorError
+from ali_enclaves_allocator.model.errors import AllocatorError, ShortGrant
 from ali_enclaves_allocator.model.events import POOL_DEGRADED, POOL_GIVEN_BACK, POOL_KEPT, POOL_READY, REFUSED
 from ali_enclaves_allocator.model.lease import Request
 from ali_enclaves_allocator.model.pool import Drift, Lease, Pool, drift
 from ali_enclaves_allocator.model.refusals import PoolNotReady, ReloadRefused
+from ali_enclaves_allocator.model.tally import Tally
 from ali_enclaves_allocator.server.contract import Peer
 from ali_enclaves_allocator.server.endpoint import Endpoint
 from ali_enclaves_allocator.server.interface import PoolView, State, pool_view
@@ -58,6 +59,7 @@ class Daemon:
         self._drift: tuple[Drift, ...] = ()
         self._changing = asyncio.Lock()
         self._overlooked = False
+        self._tally = Tally()
         self._view: PoolView | None = None
         self._view_at = 0.0
         self._service = Service(self)
@@ -120,9 +122,13 @@ class Daemon:
         Raises:
             AllocatorError: the pool is not ready, or the lender's reason; nothing was lent.
         """
-        if self._phase != "ready":
-            raise PoolNotReady(self._phase, "it is being changed")
-        return await self._lender.acquire(request, peer)
+        try:
+            if self._phase != "ready":
+                raise PoolNotReady(self._phase, "it is being changed")
+            return await self._lender.acquire(request, peer)
+        except AllocatorError as error:
+            self._tally.refused(error)
+            raise
 
     def require_ready(self) -> None:
         """Check that the pool is whole, as the kernel shows it now; called from within a change.
@@ -202,7 +208,7 @@ class Daemon:
             pool = self._ledger.record.pool
             topology, sight = self._kernel.topology(pool), self._kernel.sight(pool)
             path = str(self._paths.config)
-            self._view = pool_view(self.state, self._reason, path, pool, topology, sight, self._drift)
+            self._view = pool_view(self.state, self._reason, path, pool, topology, sight, self._drift, self._tally)
             self._view_at = time.monotonic()
         return self._view
 
@@ -242,6 +248,9 @@ class Daemon:
                         with suppress(asyncio.CancelledError):
                             await asyncio.wait([job])
                     self._view = None
+        except ShortGrant:
+            self._tally.short_grants += 1
+            raise
         finally:
             if self._overlooked:
                 asyncio.get_running_loop().call_soon(self._look_again)

@@ -11,12 +11,16 @@ from ali_enclaves_allocator.model.config import MAX_MEMORY_MIB, Config
 from ali_enclaves_allocator.model.cpus import MAX_CPUS
 from ali_enclaves_allocator.model.errors import page_size
 from ali_enclaves_allocator.model.pool import Drift, Lease, Pool, Sight
+from ali_enclaves_allocator.model.tally import Tally
 from ali_enclaves_allocator.model.topology import Core, Node, Topology
 from ali_enclaves_allocator.server.contract import Parameters
 
 NAME = "io.ali-enclaves.Allocator"
 
 State = Literal["starting", "ready", "degraded", "stopping"]
+
+SCHEMA_VERSION = 1
+"""Version of what PoolView means; `docs/status.schema.json` is made from it."""
 
 
 class CoreView(BaseModel, frozen=True):
@@ -72,6 +76,11 @@ class ConfigView(BaseModel, frozen=True):
 class PoolView(BaseModel, frozen=True):
     """The pool and everything it depends on."""
 
+    schema_version: int = Field(
+        default=SCHEMA_VERSION,
+        description="grows when a field goes or changes its meaning; a new field does not raise it",
+        json_schema_extra={"const": SCHEMA_VERSION},
+    )
     state: State = Field(description="ready: as the configuration asks; degraded: see reason and drift")
     summary: str = Field(description="one sentence for people")
     reason: str | None = Field(description="why the state is degraded, or what is under way")
@@ -82,6 +91,8 @@ class PoolView(BaseModel, frozen=True):
     leases: int = Field(description="leases that exist now")
     nodes: list[NodeView] = Field(description="the machine, node by node")
     drift: list[DriftView] = Field(description="empty when the kernel shows what the pool needs")
+    short_grants: int = Field(description="times since the service's start that the kernel granted too few pages")
+    refused_acquisitions: dict[str, int] = Field(description="refused calls of Acquire since then, by error")
 
 
 class PoolReply(BaseModel, frozen=True):
@@ -185,6 +196,7 @@ def pool_view(
     topology: Topology,
     sight: Sight,
     drift: tuple[Drift, ...],
+    tally: Tally,
 ) -> PoolView:
     """Put together what GetPool answers. Pure."""
     why = reason or "; ".join(str(entry) for entry in drift) or None
@@ -199,6 +211,8 @@ def pool_view(
         leases=len(pool.leases),
         nodes=[_node_view(node, pool, topology, sight) for node in topology.nodes],
         drift=[DriftView(what=entry.what, wanted=entry.wanted, got=entry.got) for entry in drift],
+        short_grants=tally.short_grants,
+        refused_acquisitions=dict(tally.refused_acquisitions),
     )
 
 

@@ -7,10 +7,11 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, Field, create_model
 
-from ali_enclaves_allocator.model import errors, refusals
+from ali_enclaves_allocator.model import refusals
 from ali_enclaves_allocator.model.errors import AllocatorError
 from ali_enclaves_allocator.model.lease import Request
 from ali_enclaves_allocator.model.pool import Lease
+from ali_enclaves_allocator.model.tally import ACQUIRE_REFUSALS
 from ali_enclaves_allocator.server.contract import Call, Interface, Method, Nothing, Peer, Reply, VarlinkError
 from ali_enclaves_allocator.server.idl import render
 from ali_enclaves_allocator.server.interface import (
@@ -26,21 +27,7 @@ from ali_enclaves_allocator.server.interface import (
     lease_view,
 )
 
-LENDING_ERRORS = (
-    refusals.NotPermitted,
-    refusals.InvalidRequest,
-    refusals.PoolNotReady,
-    refusals.LeaseLimitReached,
-    refusals.NotWholeCores,
-    refusals.InsufficientCpus,
-    refusals.InsufficientMemory,
-    refusals.OnlineImpossible,
-    refusals.HolderGone,
-    refusals.NoSuchLease,
-    errors.PagesTaken,
-    errors.CpuRefused,
-    errors.KernelRefused,
-)
+LENDING_ERRORS = (*ACQUIRE_REFUSALS, refusals.NoSuchLease)
 """The errors that Acquire, Release and Reload answer with, beside ReloadFailed."""
 
 
