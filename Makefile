@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 VENV := .venv/bin
 
-.PHONY: help setup deb hello-eif hello-small-eif demo test lint clean
+.PHONY: help setup deb hello-eif hello-small-eif demo docs test lint clean
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
@@ -25,6 +25,9 @@ hello-eif: setup ## Build the sample image build/hello.eif
 
 hello-small-eif: setup ## Build build/hello-small.eif, the same with a small kernel (minutes, once)
 	examples/hello/build --small build/hello-small.eif
+
+docs: setup ## Write anew what is documented by the code itself
+	$(VENV)/python docs/generated.py
 
 deb: setup ## Build the package dist/enclave-cli_<version>_amd64.deb
 	packaging/build-deb

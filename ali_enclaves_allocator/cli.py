@@ -36,8 +36,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ali-enclaves-allocator",
         description="Set cores and memory of this machine aside for enclave VMs.",
-        epilog="exit status: 0 done; 69 the machine cannot give what is asked; 78 the file is refused; "
-        "of status: 0 ready, 1 degraded, 3 not running; of metrics: 73 the file cannot be written",
+        epilog="exit status: 0 done; 2 the command line is wrong; 69 the machine cannot give what is asked; 70 a fault "
+        "of the program's own; 78 the file is refused; of status: 0 ready, 1 degraded, 3 not running; of metrics: 73 "
+        "the file cannot be written",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

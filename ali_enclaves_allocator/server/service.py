@@ -27,6 +27,8 @@ from ali_enclaves_allocator.server.interface import (
     lease_view,
 )
 
+ABOUT = "The cores and hugepages of this machine that are set aside for enclave VMs, and who holds them."
+
 LENDING_ERRORS = (*ACQUIRE_REFUSALS, refusals.NoSuchLease)
 """The errors that Acquire, Release and Reload answer with, beside ReloadFailed."""
 
@@ -67,7 +69,7 @@ class Service:
             Method("Release", self.release, LeaseName, Nothing),
             Method("Reload", self.reload, Nothing, PoolReply),
         )
-        return render(NAME, methods, (*map(_wire_error, LENDING_ERRORS), ReloadFailed), __doc__ or "")
+        return render(NAME, methods, (*map(_wire_error, LENDING_ERRORS), ReloadFailed), ABOUT)
 
     def publish(self) -> None:
         """Wake every watcher; each is told if what it would see is new to it."""
