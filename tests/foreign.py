@@ -10,7 +10,12 @@ from pathlib import Path
 CACHE = Path(__file__).resolve().parents[1] / ".cache" / "foreign"
 
 RELEASE = "trixie"
-PROGRAMS = {"varlinkctl": "systemd", "promtool": "prometheus", "prometheus-node-exporter": "prometheus-node-exporter"}
+PROGRAMS = {
+    "journalctl": "systemd",
+    "prometheus-node-exporter": "prometheus-node-exporter",
+    "promtool": "prometheus",
+    "varlinkctl": "systemd",
+}
 """The package that each program is in."""
 
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
@@ -42,7 +47,7 @@ def _unpacked() -> Path:
 def _download(scratch: Path) -> Path:
     """Unpack the packages and all they need; nothing of it is run."""
     whole = scratch / "whole"
-    include = f"--include={','.join(PROGRAMS.values())}"
+    include = f"--include={','.join(sorted({*PROGRAMS.values()}))}"
     subprocess.run(["mmdebstrap", "--quiet", "--variant=extract", include, RELEASE, str(whole)], check=True)
     return whole
 

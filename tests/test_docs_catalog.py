@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 
 from ali_enclaves_allocator.model import events
+from tests.foreign import command
 
 CATALOG = Path(__file__).parent.parent / "systemd/ali-enclaves.catalog"
 LONGEST_LINE = 80
@@ -21,7 +22,9 @@ def message_ids() -> list[UUID]:
 
 def journalctl(root: Path, *options: str) -> str:
     """Run journalctl on a catalog database below a directory; this machine's own stays as it is."""
-    done = subprocess.run(["journalctl", f"--root={root}", *options], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [*command("journalctl"), f"--root={root}", *options], check=True, capture_output=True, text=True
+    )
     return done.stdout
 
 
