@@ -15,7 +15,14 @@ from ali_enclaves_allocator.kernel.doors import Kernel
 from ali_enclaves_allocator.model import cpus
 from ali_enclaves_allocator.model.config import Config, ConfigInvalid, load
 from ali_enclaves_allocator.model.errors import ConfigUnreadable, KernelRefused, Misfit, NotGivenBack, page_size
-from ali_enclaves_allocator.model.events import LEASE_ENDED, MEMORY_ROUNDED, RECOVERED, REFUSED, TASK_DISPLACED
+from ali_enclaves_allocator.model.events import (
+    LEASE_ENDED,
+    MEMORY_ROUNDED,
+    NO_MEMORY,
+    RECOVERED,
+    REFUSED,
+    TASK_DISPLACED,
+)
 from ali_enclaves_allocator.model.plan import Plan, choose
 from ali_enclaves_allocator.model.pool import Pool
 from ali_enclaves_allocator.model.source import Source
@@ -131,13 +138,18 @@ def _announce(change: Change, config: Config, kernel: Kernel) -> None:
     if given != asked:
         size = page_size(change.pool.banks[0].page_kib)
         log.info("memory_mib: %d MiB rounded up to %d MiB, whole %s pages", asked, given, size, extra=MEMORY_ROUNDED)
+    for node in sorted({core.node for core in change.pool.cores} - {bank.node for bank in change.pool.banks}):
+        idle = cpus.named(cpu for core in change.pool.cores if core.node == node for cpu in core.cpus)
+        log.warning(
+            "%s of node %d can run no enclave: no memory of that node is in the pool", idle, node, extra=NO_MEMORY
+        )
     offline = frozenset(step.cpu for step in change.take if isinstance(step, SetCpu))
     if not offline:
         return
     for task in kernel.processes.confined_to(change.pool.cpus):
         log.warning(
-            "task %s may run on CPUs %s only, all in the pool: the kernel moves it to others, and not back later",
+            "task %s may run on %s only, all in the pool: the kernel moves it to others, and not back later",
             task,
-            cpus.format(offline),
+            cpus.named(offline),
             extra=TASK_DISPLACED,
         )

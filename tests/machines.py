@@ -1,9 +1,9 @@
 """Named machines: the plan is tested on their topologies, the simulated kernel boots them."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from ali_enclaves_allocator.model.topology import Core, Node, PageCounts, Topology
+from ali_enclaves_allocator.model.topology import NO_PAGES, Core, Node, Topology
 
 SMALL_PAGE_KIB = 2048
 LARGE_PAGE_KIB = 1024 * 1024
@@ -20,6 +20,13 @@ class Machine:
     page_kibs: tuple[int, ...] = (SMALL_PAGE_KIB, LARGE_PAGE_KIB)
     offline: frozenset[int] = field(default_factory=frozenset)
     """CPUs that are there but offline from the beginning, by nobody's doing of ours."""
+    numa: bool = True
+    """Without (CONFIG_NUMA), the kernel has no `node` directory; all is on node 0."""
+    smt_control: str = "on"
+    """`/sys/devices/system/cpu/smt/control`: on, off, forceoff, notsupported."""
+    isolated: frozenset[int] = field(default_factory=frozenset)
+    """`isolcpus=`"""
+    nohz_full: frozenset[int] = field(default_factory=frozenset)
 
     @property
     def cpus(self) -> frozenset[int]:
@@ -36,12 +43,19 @@ class Machine:
                 cores=tuple(core for core in cores if core.node == node),
                 memory_kib=mib * 1024,
                 available_kib=mib * 1024,
-                pages={kib: PageCounts(total=0, free=0, surplus=0) for kib in self.page_kibs},
+                pages={kib: NO_PAGES for kib in self.page_kibs} if mib else {},
+                offline=frozenset(cpu for core in self.cores if core.node == node for cpu in core.cpus) & self.offline,
             )
             for node, mib in sorted(self.memory_mib.items())
         )
         every = {cpu for core in cores for cpu in core.cpus}
-        return Topology(nodes, sum(self.memory_mib.values()) * 1024, self.fixed_cpus & every)
+        return Topology(
+            nodes,
+            sum(self.memory_mib.values()) * 1024,
+            self.fixed_cpus & every,
+            self.smt_control == "on",
+            self.isolated | self.nohz_full,
+        )
 
 
 def cores(node: int, *siblings: tuple[int, ...]) -> tuple[Core, ...]:
@@ -63,7 +77,7 @@ DUAL_SOCKET_HT = machine(
 )
 """Bare metal as firmware numbers it: siblings are N and N + half."""
 
-NO_SMT = machine([cores(0, *((cpu,) for cpu in range(4)))])
+NO_SMT = replace(machine([cores(0, *((cpu,) for cpu in range(4)))]), smt_control="notsupported")
 """One thread per core."""
 
 ONE_NODE = machine([cores(0, (0, 1), (2, 3), (4, 5), (6, 7))])
@@ -78,8 +92,17 @@ ONE_CORE_LEFT = machine([cores(0, (0, 1), (2, 3))])
 ONE_CORE = machine([cores(0, (0, 1))])
 """Too small for any pool."""
 
-UNEVEN_SMT = Machine(cores(0, (0, 1), (2, 3), (4, 5), (6, 7)), memory_mib={0: 4096}, offline=frozenset({3, 7}))
-"""Somebody took single hyper-threads offline: cores of one and of two CPUs."""
+TORN_CORES = Machine(cores(0, (0, 1), (2, 3), (4, 5), (6, 7)), memory_mib={0: 4096}, offline=frozenset({3, 7}))
+"""Somebody took single hyper-threads offline, which may come back any time."""
+
+ALL_TORN = replace(TORN_CORES, offline=frozenset({1, 3, 5, 7}))
+"""Somebody took one hyper-thread of every core offline by hand; SMT is on."""
+
+NOSMT = replace(DUAL_SOCKET_HT, offline=frozenset(range(8, 16)), smt_control="off")
+"""Booted with `nosmt`: the siblings are there, and stay offline."""
+
+MIXED_SMT = machine([cores(0, (0, 1), (2, 3), (4, 5), (6,), (7,), (8,))])
+"""Performance cores with two hyper-threads and efficient ones with one; none is offline."""
 
 LONE_THREAD = machine([cores(0, (0, 1), (2, 3), (4,))])
 """An odd core in the highest place, which a count of 2 must leave out."""
@@ -89,6 +112,23 @@ NODE_HOLES = Machine(
     memory_mib={0: 1024, 2: 2048, 3: 8192, 5: 4096},
 )
 """Node ids 0, 2, 3, 5; node 3 is memory without CPUs."""
+
+LONE_CORE_BEYOND = machine([cores(0, (0, 1), (2, 3), (4,), (5,)), cores(1, (6, 7))])
+"""A node that has just one core, after one that has more and of more kinds."""
+
+NO_MEMORY_ON_NODE_1 = replace(GUEST_2X2X2, memory_mib={0: 4096, 1: 0})
+"""Cores without memory of their own."""
+
+NO_NUMA = replace(ONE_NODE, numa=False)
+"""A kernel built without CONFIG_NUMA."""
+
+ISOLATED = replace(ONE_NODE, isolated=frozenset({6, 7}), nohz_full=frozenset({4, 5, 6, 7}))
+"""Half of the cores are set apart on the kernel's command line."""
+
+HUGE = machine(
+    [cores(node, *((cpu, cpu + 2048) for cpu in range(128 * node, 128 * node + 128))) for node in range(16)],
+)
+"""16 nodes with 4,096 CPUs: more than an affinity mask of glibc holds (CPU_SETSIZE, 1,024)."""
 
 ALL_FIXED_ON_NODE_1 = Machine(GUEST_2X2X2.cores, memory_mib={0: 4096, 1: 4096}, fixed_cpus=frozenset({0, 4, 6}))
 """A kernel that keeps one CPU of each core of node 1 online."""
@@ -100,7 +140,14 @@ BOOTABLE = {
     "one_node": ONE_NODE,
     "four_nodes": FOUR_NODES,
     "one_core_left": ONE_CORE_LEFT,
-    "uneven_smt": UNEVEN_SMT,
+    "torn_cores": TORN_CORES,
+    "nosmt": NOSMT,
+    "mixed_smt": MIXED_SMT,
+    "lone_core_beyond": LONE_CORE_BEYOND,
+    "no_memory_on_node_1": NO_MEMORY_ON_NODE_1,
+    "no_numa": NO_NUMA,
+    "isolated": ISOLATED,
+    "huge": HUGE,
     "lone_thread": LONE_THREAD,
     "node_holes": NODE_HOLES,
     "all_fixed_on_node_1": ALL_FIXED_ON_NODE_1,

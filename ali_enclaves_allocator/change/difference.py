@@ -7,6 +7,7 @@ from ali_enclaves_allocator.change.steps import AddPages, SetBank, SetCpu, Step
 from ali_enclaves_allocator.model.config import Config
 from ali_enclaves_allocator.model.plan import Plan
 from ali_enclaves_allocator.model.pool import Bank, Pool, Share, Sight
+from ali_enclaves_allocator.model.topology import NO_PAGES
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def _memory(pool: Pool, sight: Sight, key: tuple[int, int], wanted: int, names: 
     share = pool.share(*key)
     mounted = [bank for bank in pool.banks if (bank.node, bank.page_kib) == key and bank.name in sight.held]
     held = sum(sight.held[bank.name] for bank in mounted)
-    lowered = sight.pages[key].persistent < share.pages  # by somebody: what no bank holds is no longer ours
+    counts = sight.pages.get(key, NO_PAGES)
+    lowered = counts.persistent < share.pages  # by somebody: what no bank holds is no longer ours
     ours = held if lowered else share.pages
     leased = set(pool.leased_banks)
     part.kept += [bank for bank in pool.leased_banks if (bank.node, bank.page_kib) == key]
@@ -84,14 +86,14 @@ def _memory(pool: Pool, sight: Sight, key: tuple[int, int], wanted: int, names: 
     raised = 0
     if missing:
         kept = sum(bank.pages for bank in part.kept if bank in mounted)
-        loose = min(max(0, ours - held), sight.pages[key].free)
+        loose = min(max(0, ours - held), counts.free)
         raised = max(0, missing - (held - kept) - loose)
         fresh = Bank(next(names), *key, missing)
         part.banks = [*part.drops, SetBank(fresh, present=True)]
         part.drops = []
         part.kept.append(fresh)
-    reused = part.banks[:-1] and sight.pages[key].surplus  # lost to a drop, unless a raise makes it persistent first
-    regained = max(0, held - sight.pages[key].persistent) if lowered and wanted else 0
+    reused = part.banks[:-1] and counts.surplus  # lost to a drop, unless a raise makes it persistent first
+    regained = max(0, held - counts.persistent) if lowered and wanted else 0
     if raised or reused or regained:
         part.raises.append(AddPages(*key, raised, regained=regained))
     if surplus := ours + raised - wanted:

@@ -66,7 +66,7 @@ class Kernel:
         pages = {(bank.node, bank.page_kib): pool.pages(bank.node, bank.page_kib) for bank in pool.banks}
         given_back = {node: sum(n * kib for (at, kib), n in pages.items() if at == node) for node, _ in pages}
         available = self.processes.available_kib() + sum(given_back.values())
-        return self.sysfs.topology(pool.cores, given_back, available)
+        return self.sysfs.topology(pool.cores, given_back, available, self.processes.memory_kib())
 
     def sight(self, pool: Pool, page_kibs: Iterable[int] = ()) -> Sight:
         """Read what the pool depends on, and the counters of these page sizes on every node."""
@@ -78,4 +78,5 @@ class Kernel:
             if kib in sizes
         }
         confined = self.scopes.confined() if pool.lent_cpus else frozenset()
-        return Sight(self.sysfs.online(), pages, self.banks.held(), confined)
+        gone = pool.cpus - self.sysfs.present()
+        return Sight(self.sysfs.online(), pages, self.banks.held(), confined, gone)

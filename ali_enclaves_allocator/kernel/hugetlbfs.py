@@ -132,7 +132,8 @@ def _allocate(path: Path, size_bytes: int, node: int) -> None:
     mask = (ctypes.c_ulong * words)()
     mask[node // 64] = 1 << node % 64
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syscall(SET_MEMPOLICY[platform.machine()], MPOL_BIND, mask, ctypes.c_ulong(words * 64 + 1)):
+    refused = libc.syscall(SET_MEMPOLICY[platform.machine()], MPOL_BIND, mask, ctypes.c_ulong(words * 64 + 1))
+    if refused and ctypes.get_errno() != errno.ENOSYS:  # a kernel without CONFIG_NUMA has one node, and no policies
         raise OSError(ctypes.get_errno(), "cannot set the memory policy")
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:

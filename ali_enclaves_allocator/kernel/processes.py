@@ -35,6 +35,9 @@ class Processes(Protocol):
     def available_kib(self) -> int:
         """Return the memory programs could still get without swapping (`MemAvailable`)."""
 
+    def memory_kib(self) -> int:
+        """Return all of the machine's memory (`MemTotal`)."""
+
     def confined_to(self, cpus: frozenset[int]) -> list[Task]:
         """Return the user tasks that may run on these CPUs only; the kernel will move them elsewhere."""
 
@@ -54,6 +57,10 @@ class LinuxProcesses:
     def available_kib(self) -> int:
         """Return the memory programs could still get without swapping (`MemAvailable`)."""
         return int(psutil.virtual_memory().available) // 1024
+
+    def memory_kib(self) -> int:
+        """Return all of the machine's memory (`MemTotal`)."""
+        return int(psutil.virtual_memory().total) // 1024
 
     def confined_to(self, cpus: frozenset[int]) -> list[Task]:
         """Return the user tasks that may run on these CPUs only, threads included."""

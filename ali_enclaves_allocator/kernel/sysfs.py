@@ -5,16 +5,24 @@ Documentation/ABI/stable/sysfs-devices-node.
 """
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 from ali_enclaves_allocator.model import cpus
-from ali_enclaves_allocator.model.topology import Core, Node, PageCounts, Topology
+from ali_enclaves_allocator.model.topology import NO_PAGES, Core, Node, PageCounts, Topology
 
 CPU = "devices/system/cpu"
 NODE = "devices/system/node"
+HUGEPAGES = "kernel/mm/hugepages"
+"""The counters of a kernel without NUMA (CONFIG_NUMA), which has no `node` directory."""
+
+ISOLATION = ("isolated", "nohz_full")
+"""What the administrator set apart (admin-guide/kernel-parameters.txt: isolcpus=, nohz_full=)."""
+
 RECLAIMABLE = ("MemFree", "Active(file)", "Inactive(file)", "SReclaimable")
 """Lines of a node's meminfo whose memory hugepages can be made of, given compaction."""
 
@@ -73,63 +81,142 @@ class Sysfs:
         """
         self._files.write(f"{CPU}/cpu{cpu}/online", "1" if online else "0")
 
+    def present(self) -> frozenset[int]:
+        """Return the CPUs that the machine has; one that was unplugged is no longer among them."""
+        return frozenset(cpus.parse(self._files.read(f"{CPU}/present")))
+
     def nodes(self) -> tuple[int, ...]:
-        """Return the ids of the online nodes; they may have holes."""
-        return cpus.parse(self._files.read(f"{NODE}/online"))
+        """Return the ids of the online nodes; they may have holes. Without NUMA it is node 0."""
+        return cpus.parse(self._files.read(f"{NODE}/online")) if self._numa else (0,)
 
     def page_sizes(self, node: int) -> tuple[int, ...]:
-        """Return the hugepage sizes of a node in KiB."""
-        names = self._files.list(f"{NODE}/node{node}/hugepages")
+        """Return the hugepage sizes of a node in KiB: none where it has no memory (before Linux 6.1), or is gone."""
+        try:
+            names = self._files.list(self._hugepages(node))
+        except FileNotFoundError:
+            return ()
         return tuple(sorted(int(name.removeprefix("hugepages-").removesuffix("kB")) for name in names))
 
     def pages(self, node: int, page_kib: int) -> PageCounts:
-        """Return the counters of one page size on one node."""
-        base = f"{NODE}/node{node}/hugepages/hugepages-{page_kib}kB"
-        total, free, surplus = (
-            int(self._files.read(f"{base}/{name}")) for name in ("nr_hugepages", "free_hugepages", "surplus_hugepages")
-        )
+        """Return the counters of one page size on one node; of a node that was unplugged, zero."""
+        base = f"{self._hugepages(node)}/hugepages-{page_kib}kB"
+        try:
+            total, free, surplus = (
+                int(self._files.read(f"{base}/{name}"))
+                for name in ("nr_hugepages", "free_hugepages", "surplus_hugepages")
+            )
+        except FileNotFoundError:
+            return NO_PAGES
         return PageCounts(total, free, surplus)
 
     def set_pages(self, node: int, page_kib: int, persistent: int) -> None:
-        """Ask for a number of persistent pages. The write succeeds even when fewer are granted: read back."""
-        self._files.write(f"{NODE}/node{node}/hugepages/hugepages-{page_kib}kB/nr_hugepages", str(persistent))
+        """Ask for a number of persistent pages. The write succeeds even when fewer are granted: read back.
+
+        A node that was unplugged meanwhile grants none, and has none to give back.
+        """
+        with suppress(FileNotFoundError):
+            self._files.write(f"{self._hugepages(node)}/hugepages-{page_kib}kB/nr_hugepages", str(persistent))
 
     def compact(self, node: int) -> None:
-        """Compact a node's memory. Kernels without CONFIG_COMPACTION have no such file, and cannot."""
-        try:
+        """Compact a node's memory. Kernels without CONFIG_COMPACTION or NUMA have no such file, and cannot."""
+        with suppress(FileNotFoundError):
             self._files.write(f"{NODE}/node{node}/compact", "1")
-        except FileNotFoundError:
-            return
 
-    def topology(self, held: Iterable[Core], held_kib: Mapping[int, int], available_kib: int) -> Topology:
+    def topology(
+        self, held: Iterable[Core], held_kib: Mapping[int, int], available_kib: int, memory_kib: int
+    ) -> Topology:
         """Read the machine, with the pool's cores and memory counted as if they were given back.
 
         The kernel removes an offline CPU's `topology/`, and its node's `cpulist` no longer names it, so what is
-        held comes from the caller.
+        held comes from the caller, as does the whole machine's memory, which is not below /sys. A core that lost
+        a CPU to hot-unplug is a core no more.
         """
-        held = tuple(held)
-        nodes = tuple(self._node(node, held, held_kib.get(node, 0)) for node in self.nodes())
+        present = self.present()
+        held = tuple(core for core in held if present >= set(core.cpus))
+        idle = self._idle(present - self.online() - {cpu for core in held for cpu in core.cpus})
+        ids = self.nodes()
+        if self._numa:
+            nodes = tuple(self._node(node, held, held_kib.get(node, 0), idle.get(node, frozenset())) for node in ids)
+        else:
+            cores, pages = self._cores(0, held), self._pages(0)
+            nodes = (Node(0, cores, memory_kib, available_kib, pages, frozenset[int]().union(*idle.values())),)
         every = {cpu for node in nodes for core in node.cores for cpu in core.cpus}
-        fixed = frozenset(cpu for cpu in every if "online" not in self._files.list(f"{CPU}/cpu{cpu}"))
-        return Topology(nodes, available_kib, fixed)
+        return Topology(nodes, available_kib, self._fixed(every), self._smt(), self._isolated())
 
-    def _node(self, node: int, held: tuple[Core, ...], held_kib: int) -> Node:
+    @cached_property
+    def _numa(self) -> bool:
+        """Whether the kernel knows nodes at all (CONFIG_NUMA)."""
+        try:
+            return bool(self._files.list(NODE))
+        except FileNotFoundError:
+            return False
+
+    def _hugepages(self, node: int) -> str:
+        """Return the directory of a node's hugepage counters."""
+        return f"{NODE}/node{node}/hugepages" if self._numa else HUGEPAGES
+
+    def _node(self, node: int, held: tuple[Core, ...], held_kib: int, offline: frozenset[int]) -> Node:
         """Read one node."""
+        meminfo = self._meminfo(node)
+        return Node(
+            id=node,
+            cores=self._cores(node, held),
+            memory_kib=meminfo["MemTotal"],
+            available_kib=sum(meminfo.get(line, 0) for line in RECLAIMABLE) + held_kib,
+            pages=self._pages(node),
+            offline=offline,
+        )
+
+    def _cores(self, node: int, held: tuple[Core, ...]) -> tuple[Core, ...]:
+        """Read the cores of a node: what is online of each, and the held ones whole."""
         cores = {core for core in held if core.node == node}
         known = {cpu for core in held for cpu in core.cpus}
-        for cpu in cpus.parse(self._files.read(f"{NODE}/node{node}/cpulist")):
+        here = f"{NODE}/node{node}/cpulist" if self._numa else f"{CPU}/online"
+        for cpu in cpus.parse(self._files.read(here)):
             if cpu not in known:
                 with suppress(FileNotFoundError):  # it went offline meanwhile
                     siblings = cpus.parse(self._files.read(f"{CPU}/cpu{cpu}/topology/thread_siblings_list"))
                     cores.add(Core(siblings, node))
-        meminfo = self._meminfo(node)
-        return Node(
-            id=node,
-            cores=tuple(sorted(cores)),
-            memory_kib=meminfo["MemTotal"],
-            available_kib=sum(meminfo.get(line, 0) for line in RECLAIMABLE) + held_kib,
-            pages={kib: self.pages(node, kib) for kib in self.page_sizes(node)},
-        )
+        return tuple(sorted(cores))
+
+    def _pages(self, node: int) -> dict[int, PageCounts]:
+        """Read the counters of every page size of a node."""
+        return {kib: self.pages(node, kib) for kib in self.page_sizes(node)}
+
+    def _idle(self, offline: Iterable[int]) -> dict[int, frozenset[int]]:
+        """Return by node the CPUs that others took offline. The link to its node stays with an offline CPU."""
+        found: dict[int, frozenset[int]] = {}
+        for cpu in offline:
+            with suppress(FileNotFoundError):  # it was unplugged meanwhile
+                links = (name for name in self._files.list(f"{CPU}/cpu{cpu}") if re.fullmatch("node[0-9]+", name))
+                node = int(next(links, "node0").removeprefix("node"))
+                found[node] = found.get(node, frozenset()) | {cpu}
+        return found
+
+    def _fixed(self, every: Iterable[int]) -> frozenset[int]:
+        """Return the CPUs that have no `online` file; one that was unplugged meanwhile has no directory either."""
+        found = set()
+        for cpu in every:
+            with suppress(FileNotFoundError):
+                if "online" not in self._files.list(f"{CPU}/cpu{cpu}"):
+                    found.add(cpu)
+        return frozenset(found)
+
+    def _smt(self) -> bool:
+        """Tell whether hyper-threads may be online: "on", or their number per core (powerpc)."""
+        try:
+            control = self._files.read(f"{CPU}/smt/control")
+        except FileNotFoundError:  # before Linux 4.19
+            return False
+        return control == "on" or (control.isdigit() and int(control) > 1)
+
+    def _isolated(self) -> frozenset[int]:
+        """Return what the administrator set apart. Where nohz_full= is not in use, many kernels print "(null)"."""
+        found: set[int] = set()
+        for name in ISOLATION:
+            with suppress(FileNotFoundError, ValueError):
+                found.update(cpus.parse(self._files.read(f"{CPU}/{name}")))
+        return frozenset(found)
 
     def _meminfo(self, node: int) -> dict[str, int]:
         """Read a node's meminfo: KiB by name."""

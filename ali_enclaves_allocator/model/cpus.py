@@ -30,6 +30,17 @@ def format(cpus: Iterable[int]) -> str:
     return ",".join(f"{first}-{last}" if first < last else f"{first}" for first, last in _runs(cpus))
 
 
+def named(cpus: Iterable[int]) -> str:
+    """Name CPUs in a sentence: "CPU 1", "CPUs 2-3,6-7"."""
+    members = set(cpus)
+    return f"CPU{'s' * (len(members) != 1)} {format(members)}"
+
+
+def counted(number: int) -> str:
+    """Say how many CPUs: "1 CPU", "2 CPUs"."""
+    return f"{number} CPU{'s' * (number != 1)}"
+
+
 def _region(region: str) -> Iterable[int]:
     match = _REGION.fullmatch(region)
     if not match:

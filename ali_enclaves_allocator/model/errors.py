@@ -88,47 +88,6 @@ class MachineTooSmall(AllocatorError):
         return "one physical core with all its hyper-threads stays with the host; choose a larger instance"
 
 
-@dataclass(frozen=True)
-class NodeOffer:
-    """What one node could give to the pool, against what was wanted of it."""
-
-    node: int
-    cpus: int
-    memory_mib: int
-
-    def shortfall(self, cpus: int, memory_mib: int) -> str:
-        """Say what is missing here, both ways."""
-        missing = [
-            f"{wanted - offered} {unit} short ({offered} available)"
-            for wanted, offered, unit in ((cpus, self.cpus, "CPUs"), (memory_mib, self.memory_mib, "MiB"))
-            if offered < wanted
-        ]
-        return f"node {self.node}: {', '.join(missing) or 'fits'}"
-
-
-@dataclass
-class NoNodeFits(AllocatorError):
-    """No node has both the cores and the memory. An EVM lives on one node."""
-
-    cpus: int
-    memory_mib: int
-    nodes: list[NodeOffer]
-
-    def what(self) -> str:
-        """Say for each node what was missing."""
-        offers = "; ".join(offer.shortfall(self.cpus, self.memory_mib) for offer in self.nodes)
-        return f"cannot place {self.cpus} CPUs and {self.memory_mib} MiB on one node: {offers}"
-
-    def hint(self) -> str:
-        """Name the largest request that each node could serve."""
-        fits = [
-            f"cpu_count: {offer.cpus} with memory_mib: {offer.memory_mib} on node {offer.node}"
-            for offer in self.nodes
-            if offer.cpus and offer.memory_mib
-        ]
-        return f"what would fit: {', or '.join(fits)}" if fits else "no node has a core and memory to spare"
-
-
 @dataclass
 class HostMemoryTooLow(AllocatorError):
     """Reserving would leave the host less memory than `host_memory_mib`."""

@@ -38,6 +38,9 @@ TASK_DISPLACED = _event("881ad9cebdd5458088a3e53600914cbc")
 MEMORY_ROUNDED = _event("203c0e039efc4f8db01dcdcc1e14f584")
 """The memory asked for is not a whole number of hugepages and was rounded up."""
 
+NO_MEMORY = _event("6d0c4a8b2f3e4f5c9a1d7b8e5c2f9a36")
+"""A node of the pool gives cores and no memory, so no enclave can run there."""
+
 RECORDS_DROPPED = _event("f2555bdbab76435587107fdafff79bcd")
 """The journal did not take some records; this one says how many."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ali_enclaves_allocator.model import cpus
 from ali_enclaves_allocator.model.choice import whole_cores
-from ali_enclaves_allocator.model.errors import NodeOffer
+from ali_enclaves_allocator.model.placement import NodeOffer
 from ali_enclaves_allocator.model.pool import Bank, Pool
 from ali_enclaves_allocator.model.refusals import (
     InsufficientCpus,

@@ -5,20 +5,14 @@ Pure and deterministic: the same configuration, machine and present pool always 
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 
 from ali_enclaves_allocator.model import cpus
-from ali_enclaves_allocator.model.choice import reachable, whole_cores
+from ali_enclaves_allocator.model.choice import on_every_node, reachable
 from ali_enclaves_allocator.model.config import Config
-from ali_enclaves_allocator.model.errors import (
-    HostMemoryTooLow,
-    LeaseInTheWay,
-    MachineTooSmall,
-    Misfit,
-    NodeOffer,
-    NoNodeFits,
-)
+from ali_enclaves_allocator.model.errors import HostMemoryTooLow, LeaseInTheWay, MachineTooSmall, Misfit
+from ali_enclaves_allocator.model.placement import Fit, NodeOffer, NoNodeFits
 from ali_enclaves_allocator.model.pool import Pool
+from ali_enclaves_allocator.model.spread import Part, Spread, cheapest, largest, split, spreads
 from ali_enclaves_allocator.model.topology import Core, Node, Topology
 
 PAGE_KIB = {"2M": 2048, "1G": 1024 * 1024}
@@ -37,14 +31,16 @@ class Plan:
 def choose(config: Config, topology: Topology, present: Pool) -> Plan:
     """Choose the pool. `topology` shows the machine as if `present` were given back.
 
-    1. The host keeps the core of CPU 0, every CPU that cannot go offline, and so at least one core.
+    1. The host keeps the core of CPU 0, every CPU that cannot go offline, and so at least one core; every core with
+       a hyper-thread that others took offline; and what is isolated for other purposes, unless `cpu_pool` names it.
     2. Memory is rounded up to whole pages; `host_memory_mib` must stay available.
     3. The cores are those of `cpu_pool`, or whole cores that make up exactly `cpu_count`: present cores of the
        pool first, so that a change touches only the difference, then the highest CPUs first.
     4. An EVM lives on one node, so the pool is on one node where it can be; with `max_enclaves` above 1 it may
-       span nodes, on as few as possible, its memory in proportion to the CPUs of each.
-    5. Of the nodes that fit cores and memory: the one with most of the present pool, then with the least left
-       over (CPUs, then memory), then the lowest id.
+       span nodes, on as few as possible, its memory in proportion to the CPUs of each, but at least a page on each
+       where it can be; any feasible split rather than failure.
+    5. Of the nodes that fit cores and memory: those with most of the present pool, then with the least left
+       over (CPUs, then memory), then the lowest ids.
     6. What leases hold stays: their cores, and their banks, which cannot be cut.
 
     Raises:
@@ -56,23 +52,110 @@ def choose(config: Config, topology: Topology, present: Pool) -> Plan:
     """
     if len(topology.cpus) < 2 * topology.threads_per_core:
         raise MachineTooSmall(len(topology.cpus), 2 * topology.threads_per_core)
-    page_kib = _require_page_size(config, topology)
-    pages = -(-config.memory_mib * 1024 // page_kib)
-    candidates = tuple(_named_cores(config, topology) if config.cpu_pool else _free_cores(topology))
-    wanted = len(config.cpu_pool or ()) or config.cpu_count or 0
-    if not config.cpu_pool:
-        _require_whole_cores(wanted, candidates, topology.threads_per_core)
-    leased = _leased_pages(present, page_kib)
-    for nodes in _node_sets(topology, candidates, config, present):
-        cores = _pick(nodes, candidates, wanted, present)
-        room = {node.id: node.available_kib // page_kib for node in nodes}
-        split = _split(pages, cores, room, leased) if present.leased_cores <= set(cores) else {}
-        if split and leased.keys() <= split.keys():
-            _require_host_memory(config, topology, pages * page_kib // 1024)
-            return Plan(tuple(sorted(cores)), page_kib, split)
+    asked = _asked(config, topology, present)
+    leased = _leased_pages(present, asked.page_kib)
+    for floor in (1, 0):
+        parts = [part for node in topology.nodes if (part := _part(node, asked, leased.get(node.id, 0), floor))]
+        found = spreads(parts, asked.cpus, asked.pages, 1 if config.max_enclaves == 1 else len(parts))
+        keeps_leases = present.leased_cores <= set(asked.cores) and leased.keys() <= {part.node for part in parts}
+        if keeps_leases and (best := cheapest(found, asked.cpus, asked.pages)):
+            _require_host_memory(asked)
+            return _plan(best, parts, asked)
     if present.leases:
         raise LeaseInTheWay(_in_the_way(present, choose(config, topology, replace(present, leases=()))))
-    raise NoNodeFits(wanted, pages * page_kib // 1024, [_offer(node, candidates, page_kib) for node in topology.nodes])
+    raise _nowhere(asked)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The request in the machine's terms."""
+
+    config: Config
+    topology: Topology
+    present: Pool
+    cores: tuple[Core, ...]
+    """Those that may be taken."""
+    cpus: int
+    page_kib: int
+    pages: int
+
+    def memory_mib(self, pages: int) -> int:
+        """Return the size of so many pages."""
+        return pages * self.page_kib // 1024
+
+
+def _asked(config: Config, topology: Topology, present: Pool) -> _Asked:
+    """Rules 1 to 3: what the request means on this machine."""
+    page_kib = _require_page_size(config, topology)
+    pages = -(-config.memory_mib * 1024 // page_kib)
+    if config.cpu_pool:
+        named = tuple(_named_cores(config, topology, present))
+        return _Asked(config, topology, present, named, len(config.cpu_pool), page_kib, pages)
+    wanted = config.cpu_count or 0
+    free = tuple(_free_cores(topology, present))
+    _require_whole_cores(wanted, free)
+    return _Asked(config, topology, present, free, wanted, page_kib, pages)
+
+
+def _part(node: Node, asked: _Asked, leased: int, floor: int) -> Part | None:
+    """Rules 4 to 6: what a node can give; None where it has no core or fewer pages than the floor to give."""
+    here = [core for core in asked.cores if core.node == node.id]
+    kept = [core for core in here if core in asked.present.leased_cores]
+    most = max(node.available_kib // asked.page_kib, leased)
+    if not here or most < floor:
+        return None
+    width = _width(here)
+    some = reachable([core for core in here if core not in kept])[0] << _width(kept)
+    stays = _width(core for core in asked.present.cores if core.node == node.id)
+    return Part(
+        node=node.id,
+        counts=1 << width if asked.config.cpu_pool else some & ~1,
+        least=max(floor, leased),
+        most=most,
+        cost=(-stays, width, node.memory_kib),
+        needed=bool(asked.config.cpu_pool or kept or leased),
+    )
+
+
+def _plan(best: Spread, parts: Iterable[Part], asked: _Asked) -> Plan:
+    """Rules 3 and 4: the cores and the pages of a spread that has them."""
+    ranked = sorted(
+        (core for core in asked.cores if core.node in best.nodes),
+        key=lambda core: (core not in asked.present.cores, [-cpu for cpu in core.cpus]),
+    )
+    cores = on_every_node(ranked, sorted(asked.present.leased_cores), asked.cpus)
+    weight = {node: _width(core for core in cores if core.node == node) for node in best.nodes}
+    least = {part.node: part.least for part in parts}
+    most = {part.node: part.most for part in parts}
+    return Plan(tuple(sorted(cores)), asked.page_kib, split(asked.pages, weight, least, most))
+
+
+def _width(cores: Iterable[Core]) -> int:
+    """Return how many CPUs some cores have together."""
+    return sum(len(core.cpus) for core in cores)
+
+
+def _nowhere(asked: _Asked) -> NoNodeFits:
+    """Say for each node what was missing, and what would fit and leave the host its memory."""
+    config, topology = asked.config, asked.topology
+    spanning = config.max_enclaves > 1 and len(topology.nodes) > 1
+    parts = [part for node in topology.nodes if (part := _part(node, asked, 0, 1))]
+    room = min(asked.pages, max(0, topology.available_kib - config.host_memory_mib * 1024) // asked.page_kib)
+    found = spreads(parts, asked.cpus, asked.pages, len(parts) if spanning else 1)
+    return NoNodeFits(
+        cpus=asked.cpus,
+        memory_mib=asked.memory_mib(asked.pages),
+        spanning=spanning,
+        nodes=[_offer(node, asked) for node in topology.nodes],
+        fits=[Fit(count, asked.memory_mib(most), list(ids)) for count, most, ids in largest(found, room)],
+        withheld=[] if config.cpu_pool else _withheld(topology, asked.present),
+    )
+
+
+def _offer(node: Node, asked: _Asked) -> NodeOffer:
+    """Return what one node could give: its memory, and of the CPUs wanted as many as whole cores make up."""
+    counts = reachable([core for core in asked.cores if core.node == node.id])[0] & (2 << asked.cpus) - 1
+    return NodeOffer(node.id, counts.bit_length() - 1, asked.memory_mib(node.available_kib // asked.page_kib))
 
 
 def _require_page_size(config: Config, topology: Topology) -> int:
@@ -95,25 +178,57 @@ def _in_the_way(present: Pool, without: Plan) -> list[str]:
     return cut or [lease.describe() for lease in present.leases]
 
 
-def _free_cores(topology: Topology) -> Iterator[Core]:
-    """Rule 1: every core that the host need not keep."""
+def _free_cores(topology: Topology, present: Pool) -> Iterator[Core]:
+    """Rule 1: every core that the host need not keep. What the pool has of cores is known to be whole."""
     for core in topology.cores:
-        if core != topology.host_core and not topology.fixed_cpus & set(core.cpus):
+        its_own = core == topology.host_core or topology.fixed_cpus & set(core.cpus)
+        torn = core in topology.torn_cores and core not in present.cores
+        isolated = topology.isolated & set(core.cpus) and core not in present.leased_cores
+        if not its_own and not torn and not isolated:
             yield core
 
 
-def _named_cores(config: Config, topology: Topology) -> Iterator[Core]:
+def _withheld(topology: Topology, present: Pool) -> list[str]:
+    """Rule 1: say which cores the host keeps although they could go offline, and what would free them."""
+    said = []
+    if torn := {cpu for core in topology.torn_cores - set(present.cores) for cpu in core.cpus}:
+        said.append(f"{cpus.named(torn)} {_stay(torn)} with the host: {_torn(topology)}")
+    if isolated := {cpu for core in topology.cores for cpu in core.cpus} & topology.isolated - present.cpus:
+        said.append(
+            f"{cpus.named(isolated)} {_stay(isolated)} with the host: isolated on the kernel's command line "
+            "(isolcpus=, nohz_full=), taken only when cpu_pool names them"
+        )
+    return said
+
+
+def _torn(topology: Topology) -> str:
+    """Say why a core counts as torn, and the way out."""
+    offline = cpus.format(cpu for node in topology.nodes for cpu in node.offline)
+    return (
+        f"a hyper-thread of the core may be one that others took offline (now {offline}) and can bring back; "
+        f"bring them online first: chcpu -e {offline}"
+    )
+
+
+def _stay(some: Iterable[int]) -> str:
+    return "stay" if len(set(some)) > 1 else "stays"
+
+
+def _named_cores(config: Config, topology: Topology, present: Pool) -> Iterator[Core]:
     """Rule 3 for `cpu_pool`: the cores it names, every one of them whole and free to take."""
     named = set(config.cpu_pool or ())
     if absent := named - topology.cpus:
         online = cpus.format(topology.cpus)
-        raise Misfit("cpu_pool", f"CPUs {cpus.format(absent)} are not online; wanted some of {online}")
+        offline = absent & {cpu for node in topology.nodes for cpu in node.offline}
+        whose = f"; {cpus.named(offline)}: taken offline by others, so not ours to bring up" if offline else ""
+        verb = "is" if len(absent) == 1 else "are"
+        raise Misfit("cpu_pool", f"{cpus.named(absent)} {verb} not online{whose}; wanted some of {online}")
     kept = set(topology.host_core.cpus) | topology.fixed_cpus
     if mine := named & kept:
-        raise Misfit(
-            "cpu_pool", f"CPUs {cpus.format(mine)} must stay with the host, with their core {cpus.format(kept)}"
-        )
+        raise Misfit("cpu_pool", f"{cpus.named(mine)} must stay with the host, with their core {cpus.format(kept)}")
     cores = [core for core in topology.cores if named & set(core.cpus)]
+    if torn := {cpu for core in (topology.torn_cores - set(present.cores)) & set(cores) for cpu in core.cpus}:
+        raise Misfit("cpu_pool", f"{cpus.named(torn)} must stay with the host: {_torn(topology)}")
     if partial := [core for core in cores if not named >= set(core.cpus)]:
         missing = set(partial[0].cpus) - named
         raise Misfit(
@@ -126,45 +241,16 @@ def _named_cores(config: Config, topology: Topology) -> Iterator[Core]:
     yield from cores
 
 
-def _require_whole_cores(wanted: int, candidates: Sequence[Core], threads: int) -> None:
+def _require_whole_cores(wanted: int, candidates: Sequence[Core]) -> None:
     """Rule 3 for `cpu_count`: refuse a count that no whole cores can make up."""
-    total = sum(len(core.cpus) for core in candidates)
-    if wanted > total or reachable(candidates)[0] >> wanted & 1:
+    counts = reachable(candidates)[0]
+    if wanted >= counts.bit_length() or counts >> wanted & 1:
         return
-    below, above = wanted // threads * threads, (wanted // threads + 1) * threads
-    nearest = f"{below} or {above}" if below else f"{above}"
-    raise Misfit("cpu_count", f"got {wanted}, wanted whole cores of {threads} CPUs: {nearest}")
-
-
-def _node_sets(
-    topology: Topology, candidates: Sequence[Core], config: Config, present: Pool
-) -> Iterator[tuple[Node, ...]]:
-    """Rules 4 and 5: the sets of nodes to try, the best first."""
-
-    def order(nodes: tuple[Node, ...]) -> tuple[int, int, int, list[int]]:
-        ids = {node.id for node in nodes}
-        kept = sum(len(core.cpus) for core in present.cores if core.node in ids)
-        cpu_total = sum(len(core.cpus) for core in candidates if core.node in ids)
-        return -kept, cpu_total, sum(node.memory_kib for node in nodes), sorted(ids)
-
-    with_cores = {core.node for core in candidates}
-    nodes = [node for node in topology.nodes if node.id in with_cores]
-    sizes = {len(with_cores)} if config.cpu_pool else range(1, len(nodes) + 1 if config.max_enclaves > 1 else 2)
-    for size in sizes:
-        yield from sorted(combinations(nodes, size), key=order)
-
-
-def _pick(nodes: Iterable[Node], candidates: Sequence[Core], wanted: int, present: Pool) -> tuple[Core, ...]:
-    """Rule 3: exactly `wanted` CPUs in whole cores, at least one core of each node; empty when impossible."""
-    ids = {node.id for node in nodes}
-    ranked = sorted(
-        (core for core in candidates if core.node in ids),
-        key=lambda core: (core not in present.leased_cores, core not in present.cores, [-cpu for cpu in core.cpus]),
-    )
-    first = {core.node: core for core in reversed(ranked)}
-    ranked.sort(key=lambda core: core != first[core.node])
-    picked = whole_cores(ranked, wanted)
-    return picked if {core.node for core in picked} == ids else ()
+    below = (counts & (1 << wanted) - 2).bit_length() - 1
+    above = wanted + (counts >> wanted & -(counts >> wanted)).bit_length() - 1
+    nearest = f"{below} or {above}" if below > 0 else f"{above}"
+    widths = cpus.format({len(core.cpus) for core in candidates})
+    raise Misfit("cpu_count", f"got {wanted}, wanted whole cores of {widths} CPUs: {nearest}")
 
 
 def _leased_pages(present: Pool, page_kib: int) -> dict[int, int]:
@@ -175,28 +261,8 @@ def _leased_pages(present: Pool, page_kib: int) -> dict[int, int]:
     return {node: sum(bank.pages for bank in banks if bank.node == node) for node in {bank.node for bank in banks}}
 
 
-def _split(pages: int, cores: Iterable[Core], room: Mapping[int, int], leased: Mapping[int, int]) -> dict[int, int]:
-    """Rule 4: pages by node in proportion to the CPUs on it, within its room and its leases; empty when impossible."""
-    weight: dict[int, int] = {}
-    for core in cores:
-        weight[core.node] = weight.get(core.node, 0) + len(core.cpus)
-    total = sum(weight.values())
-    split = {n: max(min(pages * part // total, room[n]), leased.get(n, 0)) for n, part in weight.items()}
-    by_weight = sorted(split, key=lambda node: (-weight[node], node))
-    for node in by_weight:
-        missing = pages - sum(split.values())
-        split[node] += min(max(missing, leased.get(node, 0) - split[node]), max(0, room[node] - split[node]))
-    return split if sum(split.values()) == pages else {}
-
-
-def _require_host_memory(config: Config, topology: Topology, memory_mib: int) -> None:
+def _require_host_memory(asked: _Asked) -> None:
     """Rule 2: leave the host its memory."""
-    available_mib = topology.available_kib // 1024
-    if available_mib - memory_mib < config.host_memory_mib:
-        raise HostMemoryTooLow(available_mib, memory_mib, config.host_memory_mib)
-
-
-def _offer(node: Node, candidates: Iterable[Core], page_kib: int) -> NodeOffer:
-    """Return what one node could give."""
-    total = sum(len(core.cpus) for core in candidates if core.node == node.id)
-    return NodeOffer(node.id, total, node.available_kib // page_kib * page_kib // 1024)
+    available_mib, memory_mib = asked.topology.available_kib // 1024, asked.memory_mib(asked.pages)
+    if available_mib - memory_mib < asked.config.host_memory_mib:
+        raise HostMemoryTooLow(available_mib, memory_mib, asked.config.host_memory_mib)

@@ -81,7 +81,7 @@ class Lease:
 
     def describe(self) -> str:
         """Say who holds what: `web (CPUs 2-3, 1024 MiB)`."""
-        return f"{self.name or self.id} (CPUs {cpus.format(self.cpus)}, {self.memory_mib} MiB)"
+        return f"{self.name or self.id} ({cpus.named(self.cpus)}, {self.memory_mib} MiB)"
 
 
 @dataclass(frozen=True)
@@ -161,8 +161,7 @@ class Pool:
         pages = " + ".join(f"{number}×{page_size(kib)}" for kib, number in sorted(sizes.items()))
         nodes = ("node " if len(self.nodes) == 1 else "nodes ") + cpus.format(self.nodes)
         return (
-            f"CPUs {cpus.format(self.cpus)} ({count} core{'s' * (count != 1)}) on {nodes}, "
-            f"{self.memory_mib} MiB in {pages}"
+            f"{cpus.named(self.cpus)} ({count} core{'s' * (count != 1)}) on {nodes}, {self.memory_mib} MiB in {pages}"
         )
 
 
@@ -177,6 +176,8 @@ class Sight:
     """Pages in use in each bank that is mounted, by its name."""
     confined: frozenset[int] = frozenset()
     """CPUs that are in a partition which no host task can enter."""
+    gone: frozenset[int] = frozenset()
+    """CPUs of the pool that the machine no longer has: they were unplugged."""
 
 
 @dataclass(frozen=True)
@@ -195,9 +196,12 @@ def drift(pool: Pool, sight: Sight) -> tuple[Drift, ...]:
     """Compare the pool with what the kernel shows now."""
     found = []
     if strays := (pool.cpus - pool.lent_cpus) & sight.online:
-        found.append(Drift(f"CPUs {cpus.format(strays)}", "offline", "online: the host runs on them"))
-    if shared := pool.lent_cpus - sight.confined:
-        found.append(Drift(f"CPUs {cpus.format(shared)}", "lent, in a partition of their own", "shared with the host"))
+        found.append(Drift(cpus.named(strays), "offline", "online: the host runs on them"))
+    if sight.gone:
+        them = "it" if len(sight.gone) == 1 else "them"
+        found.append(Drift(cpus.named(sight.gone), "offline", f"unplugged: the machine no longer has {them}"))
+    if shared := pool.lent_cpus - sight.confined - sight.gone:
+        found.append(Drift(cpus.named(shared), "lent, in a partition of their own", "shared with the host"))
     for bank in pool.banks:
         held = sight.held.get(bank.name)
         if held is None:

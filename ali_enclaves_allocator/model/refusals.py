@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from ali_enclaves_allocator.model.errors import AllocatorError, NodeOffer
+from ali_enclaves_allocator.model.errors import AllocatorError
+from ali_enclaves_allocator.model.placement import NodeOffer
 
 
 @dataclass

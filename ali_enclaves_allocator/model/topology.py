@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 
 @dataclass(frozen=True, order=True)
@@ -38,9 +39,13 @@ class PageCounts:
         return self.total - self.free
 
 
+NO_PAGES = PageCounts(total=0, free=0, surplus=0)
+"""The counters of a node that has none: it has no memory, or was unplugged."""
+
+
 @dataclass(frozen=True)
 class Node:
-    """One NUMA node.
+    """One NUMA node. It may have no cores, or no memory.
 
     `cores` have at least one online CPU, or belong to the pool. `available_kib` is an upper bound of the
     memory that hugepages can still be made of: what is free and what the kernel could reclaim.
@@ -52,36 +57,55 @@ class Node:
     available_kib: int
     pages: Mapping[int, PageCounts] = field(default_factory=dict)
     """Counters by page size in KiB; a size the machine does not have is missing."""
+    offline: frozenset[int] = frozenset()
+    """CPUs that are there but offline, and not by our doing: never ours to bring up."""
 
 
 @dataclass(frozen=True)
 class Topology:
-    """All nodes, and the CPUs that the kernel keeps online (no `online` file: usually CPU 0)."""
+    """The whole machine."""
 
     nodes: tuple[Node, ...]
     available_kib: int
     """Memory that programs could still get without swapping: `MemAvailable` of /proc/meminfo."""
     fixed_cpus: frozenset[int] = frozenset()
+    """CPUs that the kernel keeps online (no `online` file): usually CPU 0."""
+    smt: bool = False
+    """Whether hyper-threads may be online; without, as under `nosmt`, a core of one CPU is whole."""
+    isolated: frozenset[int] = frozenset()
+    """CPUs that the administrator keeps for purposes of his own (`isolcpus=`, `nohz_full=`)."""
 
-    @property
+    @cached_property
     def cores(self) -> tuple[Core, ...]:
         """Every core of the machine, by node, then by lowest CPU."""
         return tuple(core for node in self.nodes for core in node.cores)
 
-    @property
+    @cached_property
     def cpus(self) -> frozenset[int]:
         """Every CPU that is online or in the pool."""
         return frozenset(cpu for core in self.cores for cpu in core.cpus)
 
-    @property
+    @cached_property
     def threads_per_core(self) -> int:
         """Hyper-threads of the widest core: 1 without SMT."""
         return max((len(core.cpus) for core in self.cores), default=1)
 
-    @property
+    @cached_property
     def host_core(self) -> Core:
         """The core of the lowest CPU (CPU 0), which always stays with the host."""
         return min(self.cores)
+
+    @cached_property
+    def torn_cores(self) -> frozenset[Core]:
+        """Cores that may have a hyper-thread which others took offline, and which may come back any time.
+
+        The kernel forgets whose sibling an offline CPU is, so on a node that has one every core with fewer CPUs
+        than a core can have is under suspicion.
+        """
+        if not self.smt:
+            return frozenset()
+        widest = max(2, self.threads_per_core)
+        return frozenset(core for node in self.nodes if node.offline for core in node.cores if len(core.cpus) < widest)
 
     def node(self, number: int) -> Node:
         """Return the node with that id.

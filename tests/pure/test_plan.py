@@ -11,26 +11,36 @@ from hypothesis import strategies as st
 
 from ali_enclaves_allocator.model import cpus
 from ali_enclaves_allocator.model.config import Config
-from ali_enclaves_allocator.model.errors import AllocatorError, HostMemoryTooLow, MachineTooSmall, Misfit, NoNodeFits
+from ali_enclaves_allocator.model.errors import AllocatorError, HostMemoryTooLow, MachineTooSmall, Misfit
+from ali_enclaves_allocator.model.placement import NoNodeFits
 from ali_enclaves_allocator.model.plan import PAGE_KIB, Plan, choose
 from ali_enclaves_allocator.model.pool import Bank, Pool, Share
 from ali_enclaves_allocator.model.topology import Core, Node, PageCounts, Topology
 from tests.machines import (
     ALL_FIXED_ON_NODE_1,
+    ALL_TORN,
     DUAL_SOCKET_HT,
     FOUR_NODES,
     GUEST_2X2X2,
+    HUGE,
+    ISOLATED,
+    LONE_CORE_BEYOND,
     LONE_THREAD,
+    MIXED_SMT,
+    NO_MEMORY_ON_NODE_1,
+    NO_NUMA,
     NO_SMT,
     NODE_HOLES,
+    NOSMT,
     ONE_CORE,
     ONE_CORE_LEFT,
     ONE_NODE,
     SMALL_PAGE_KIB,
-    UNEVEN_SMT,
+    TORN_CORES,
     Machine,
     cores,
 )
+from tests.pure.exhaustive import best_nodes, free_cores
 
 
 def config(**keys: Any) -> Config:
@@ -58,7 +68,7 @@ def cpu_list(plan: Plan) -> str:
         (GUEST_2X2X2, {"cpu_pool": "2-3,6-7", "max_enclaves": 2}, "2-3,6-7", {0: 16, 1: 16}),
         (GUEST_2X2X2, {"cpu_count": 2, "memory_mib": 65}, "2-3", {0: 33}),
         (GUEST_2X2X2, {"cpu_count": 2, "hugepage_size": "1G", "memory_mib": 1025}, "2-3", {0: 2}),
-        (GUEST_2X2X2, {"cpu_count": 2, "max_enclaves": 2, "memory_mib": 5000}, "2-3,6-7", None),
+        (GUEST_2X2X2, {"cpu_count": 4, "max_enclaves": 2, "memory_mib": 5000}, "2-3,6-7", {0: 1250, 1: 1250}),
         (DUAL_SOCKET_HT, {"cpu_count": 2}, "3,11", {0: 32}),
         (DUAL_SOCKET_HT, {"cpu_count": 6}, "1-3,9-11", {0: 32}),
         (DUAL_SOCKET_HT, {"cpu_count": 8}, "4-7,12-15", {1: 32}),
@@ -68,9 +78,21 @@ def cpu_list(plan: Plan) -> str:
         (FOUR_NODES, {"cpu_count": 6, "max_enclaves": 3}, "2-7", {0: 10, 1: 22}),
         (FOUR_NODES, {"cpu_count": 14, "max_enclaves": 4}, "2-15", {0: 4, 1: 10, 2: 9, 3: 9}),
         (ONE_CORE_LEFT, {"cpu_count": 2}, "2-3", {0: 32}),
-        (UNEVEN_SMT, {"cpu_count": 1}, "6", {0: 32}),
-        (UNEVEN_SMT, {"cpu_count": 2}, "2,6", {0: 32}),
-        (UNEVEN_SMT, {"cpu_count": 3}, "4-6", {0: 32}),
+        (TORN_CORES, {"cpu_count": 2}, "4-5", {0: 32}),
+        (NOSMT, {"cpu_count": 3}, "1-3", {0: 32}),
+        (NOSMT, {"cpu_count": 4}, "4-7", {1: 32}),
+        (NOSMT, {"cpu_pool": "5"}, "5", {1: 32}),
+        (MIXED_SMT, {"cpu_count": 1}, "8", {0: 32}),
+        (LONE_CORE_BEYOND, {"cpu_count": 2}, "6-7", {1: 32}),
+        (MIXED_SMT, {"cpu_count": 4}, "4-5,7-8", {0: 32}),
+        (MIXED_SMT, {"cpu_pool": "4-6"}, "4-6", {0: 32}),
+        (NO_MEMORY_ON_NODE_1, {"cpu_count": 2}, "2-3", {0: 32}),
+        (NO_MEMORY_ON_NODE_1, {"cpu_count": 6, "max_enclaves": 2}, "2-7", {0: 32, 1: 0}),
+        (NO_NUMA, {"cpu_count": 4}, "4-7", {0: 32}),
+        (ISOLATED, {"cpu_count": 2}, "2-3", {0: 32}),
+        (ISOLATED, {"cpu_pool": "4-7"}, "4-7", {0: 32}),
+        (HUGE, {"cpu_count": 256, "memory_mib": 2000}, "128-255,2176-2303", {1: 1000}),
+        (HUGE, {"cpu_pool": "4000-4095,1952-2047"}, "1952-2047,4000-4095", {15: 32}),
         (LONE_THREAD, {"cpu_count": 1}, "4", {0: 32}),
         (LONE_THREAD, {"cpu_count": 2}, "2-3", {0: 32}),
         (LONE_THREAD, {"cpu_count": 3}, "2-4", {0: 32}),
@@ -80,13 +102,8 @@ def cpu_list(plan: Plan) -> str:
         (ALL_FIXED_ON_NODE_1, {"cpu_count": 2}, "2-3", {0: 32}),
     ],
 )
-def test_chooses(machine: Machine, keys: dict[str, Any], wanted_cpus: str, wanted_pages: dict[int, int] | None) -> None:
-    topology = machine.topology()
-    if wanted_pages is None:
-        with pytest.raises(NoNodeFits):
-            choose(config(**keys), topology, Pool())
-        return
-    plan = choose(config(**keys), topology, Pool())
+def test_chooses(machine: Machine, keys: dict[str, Any], wanted_cpus: str, wanted_pages: dict[int, int]) -> None:
+    plan = choose(config(**keys), machine.topology(), Pool())
     assert (cpu_list(plan), plan.pages) == (wanted_cpus, wanted_pages)
 
 
@@ -119,7 +136,7 @@ def test_chooses(machine: Machine, keys: dict[str, Any], wanted_cpus: str, wante
         (
             GUEST_2X2X2,
             {"cpu_pool": "1-3"},
-            "cpu_pool: CPUs 1 must stay with the host, with their core 0-1; nothing was changed",
+            "cpu_pool: CPU 1 must stay with the host, with their core 0-1; nothing was changed",
         ),
         (
             GUEST_2X2X2,
@@ -136,8 +153,21 @@ def test_chooses(machine: Machine, keys: dict[str, Any], wanted_cpus: str, wante
             {"cpu_count": 6},
             "cannot place 6 CPUs and 64 MiB on one node: node 0: 4 CPUs short (2 available); "
             "node 1: 2 CPUs short (4 available); nothing was changed\n"
-            "  (what would fit: cpu_count: 2 with memory_mib: 4096 on node 0, "
-            "or cpu_count: 4 with memory_mib: 4096 on node 1)",
+            "  (what would fit: 4 CPUs with 64 MiB on node 1)",
+        ),
+        (
+            GUEST_2X2X2,
+            {"cpu_count": 2, "max_enclaves": 2, "memory_mib": 5000},
+            "cannot place 2 CPUs and 5000 MiB over nodes: no nodes have both together; node 0: 2 CPUs and 4096 MiB "
+            "available; node 1: 2 CPUs and 4096 MiB available; nothing was changed\n"
+            "  (what would fit: 2 CPUs with 4096 MiB on node 0)",
+        ),
+        (
+            GUEST_2X2X2,
+            {"cpu_count": 8, "max_enclaves": 2, "memory_mib": 9000},
+            "cannot place 8 CPUs and 9000 MiB over nodes: 2 CPUs short (6 available), 808 MiB short (8192 available); "
+            "node 0: 2 CPUs and 4096 MiB available; node 1: 4 CPUs and 4096 MiB available; nothing was changed\n"
+            "  (what would fit: 6 CPUs with 8128 MiB on nodes 0-1)",
         ),
         (
             NODE_HOLES,
@@ -145,8 +175,46 @@ def test_chooses(machine: Machine, keys: dict[str, Any], wanted_cpus: str, wante
             "cannot place 4 CPUs and 4500 MiB on one node: node 0: 2 CPUs short (2 available), "
             "3476 MiB short (1024 available); node 2: 2452 MiB short (2048 available); "
             "node 3: 4 CPUs short (0 available); node 5: 404 MiB short (4096 available); nothing was changed\n"
-            "  (what would fit: cpu_count: 2 with memory_mib: 1024 on node 0, "
-            "or cpu_count: 4 with memory_mib: 2048 on node 2, or cpu_count: 4 with memory_mib: 4096 on node 5)",
+            "  (what would fit: 4 CPUs with 4096 MiB on node 5)",
+        ),
+        (
+            TORN_CORES,
+            {"cpu_count": 4},
+            "cannot place 4 CPUs and 64 MiB on one node: node 0: 2 CPUs short (2 available); nothing was changed\n"
+            "  (what would fit: 2 CPUs with 64 MiB on node 0; CPUs 2,6 stay with the host: a hyper-thread of the core "
+            "may be one that others took offline (now 3,7) and can bring back; bring them online first: chcpu -e 3,7)",
+        ),
+        (
+            TORN_CORES,
+            {"cpu_pool": "2-3"},
+            "cpu_pool: CPU 3 is not online; CPU 3: taken offline by others, so not ours to bring up; "
+            "wanted some of 0-2,4-6; nothing was changed",
+        ),
+        (
+            TORN_CORES,
+            {"cpu_pool": "6"},
+            "cpu_pool: CPU 6 must stay with the host: a hyper-thread of the core may be one that others took offline "
+            "(now 3,7) and can bring back; bring them online first: chcpu -e 3,7; nothing was changed",
+        ),
+        (
+            ALL_TORN,
+            {"cpu_count": 1},
+            "cannot place 1 CPU and 64 MiB on one node: node 0: 1 CPU short (0 available); nothing was changed\n"
+            "  (no node has both to spare; CPUs 0,2,4,6 stay with the host: a hyper-thread of the core may be one that "
+            "others took offline (now 1,3,5,7) and can bring back; bring them online first: chcpu -e 1,3,5,7)",
+        ),
+        (
+            ISOLATED,
+            {"cpu_count": 4},
+            "cannot place 4 CPUs and 64 MiB on one node: node 0: 2 CPUs short (2 available); nothing was changed\n"
+            "  (what would fit: 2 CPUs with 64 MiB on node 0; CPUs 4-7 stay with the host: isolated on the kernel's "
+            "command line (isolcpus=, nohz_full=), taken only when cpu_pool names them)",
+        ),
+        (
+            MIXED_SMT,
+            {"cpu_count": 8},
+            "cannot place 8 CPUs and 64 MiB on one node: node 0: 1 CPU short (7 available); nothing was changed\n"
+            "  (what would fit: 7 CPUs with 64 MiB on node 0)",
         ),
         (
             ONE_NODE,
@@ -158,7 +226,7 @@ def test_chooses(machine: Machine, keys: dict[str, Any], wanted_cpus: str, wante
         (
             ALL_FIXED_ON_NODE_1,
             {"cpu_pool": "6-7"},
-            "cpu_pool: CPUs 6 must stay with the host, with their core 0-1,4,6; nothing was changed",
+            "cpu_pool: CPU 6 must stay with the host, with their core 0-1,4,6; nothing was changed",
         ),
     ],
 )
@@ -187,6 +255,21 @@ def test_memory_follows_the_room_where_a_node_is_short_of_its_part() -> None:
     assert plan.pages == {0: 2, 1: 30}
 
 
+def test_a_node_without_memory_is_taken_only_where_no_other_way_is_left() -> None:
+    topology = replace_available(FOUR_NODES, {0: 4096, 1: 0, 2: 4096, 3: 4096})
+    plan = choose(config(cpu_count=6, max_enclaves=4), topology, Pool())
+    assert (cpu_list(plan), plan.pages) == ("2-3,8-11", {0: 10, 2: 22})
+    plan = choose(config(cpu_count=14, max_enclaves=4), topology, Pool())
+    assert (cpu_list(plan), plan.pages[1]) == ("2-15", 0)
+
+
+def test_a_core_of_the_pool_is_whole_although_its_node_has_a_cpu_that_others_took_offline() -> None:
+    topology = MIXED_SMT.topology()
+    beside = replace(topology, nodes=(replace(topology.nodes[0], offline=frozenset({99})),))
+    assert cpu_list(choose(config(cpu_count=1), beside, Pool((Core((7,), 0),)))) == "7"
+    assert cpu_list(choose(config(cpu_count=2), beside, Pool())) == "4-5"
+
+
 def replace_available(machine: Machine, available_mib: dict[int, int]) -> Topology:
     """Return a machine's topology with so much memory to be had on each node."""
     topology = machine.topology()
@@ -206,9 +289,11 @@ def topologies(draw: st.DrawFn) -> Topology:
     for node, part in widths.items():
         made = cores(node, *(tuple(sorted(next(numbers) for _ in range(width))) for width in part))
         available = draw(st.integers(0, 300)) * 1024
-        nodes.append(Node(node, tuple(sorted(made)), draw(st.integers(300, 302)) * 1024, available, pages))
+        idle = draw(st.sampled_from([frozenset[int]()] * 5 + [frozenset({99})]))
+        nodes.append(Node(node, tuple(sorted(made)), draw(st.integers(300, 302)) * 1024, available, pages, idle))
     fixed = draw(st.frozensets(st.sampled_from(range(count)), max_size=2)) if count else frozenset()
-    return Topology(tuple(nodes), draw(st.integers(200, 1200)) * 1024, fixed)
+    isolated = draw(st.sampled_from([frozenset[int]()] * 3 + [frozenset(range(count // 2, count))]))
+    return Topology(tuple(nodes), draw(st.integers(200, 1200)) * 1024, fixed, draw(st.booleans()), isolated)
 
 
 @st.composite
@@ -219,7 +304,7 @@ def configs(draw: st.DrawFn, topology: Topology) -> Config:
         "max_enclaves": draw(st.integers(1, 4)),
         "hugepage_size": draw(st.sampled_from(["2M"] * 9 + ["1G"])),
     }
-    free = free_cores(topology) if topology.cores else []
+    free = free_cores(replace(topology, isolated=frozenset())) if topology.cores else []
     named = draw(st.lists(st.sampled_from(free), min_size=1, max_size=8, unique=True)) if free else []
     if draw(st.integers(0, 9)) == 0 or not free:
         keys["cpu_count"] = draw(st.integers(1, 17))
@@ -244,25 +329,6 @@ def requests(draw: st.DrawFn) -> tuple[Config, Topology, Pool]:
     return draw(configs(topology)), topology, present
 
 
-def free_cores(topology: Topology) -> list[Core]:
-    """Return the cores that a pool may have."""
-    host = next(core for core in topology.cores if min(topology.cpus) in core.cpus)
-    return [core for core in topology.cores if core != host and not set(core.cpus) & topology.fixed_cpus]
-
-
-def fitting_nodes(asked: Config, topology: Topology) -> list[Node]:
-    """Return by exhaustive search every single node that has the cores and the memory."""
-    page_kib = PAGE_KIB[asked.hugepage_size]
-    return [
-        node
-        for node in topology.nodes
-        if node.available_kib // page_kib * page_kib >= asked.memory_mib * 1024
-        and any(
-            suits(asked, picked) for picked in subsets(core for core in free_cores(topology) if core.node == node.id)
-        )
-    ]
-
-
 def suits(asked: Config, picked: Iterable[Core]) -> bool:
     """Tell whether these cores are what is asked."""
     numbers = sorted(cpu for core in picked for cpu in core.cpus)
@@ -281,9 +347,11 @@ def test_every_plan_follows_every_rule(request: tuple[Config, Topology, Pool]) -
     try:
         plan = choose(asked, topology, present)
     except AllocatorError as refusal:
-        assert_refused_rightly(refusal, asked, topology)
+        assert_refused_rightly(refusal, asked, topology, present)
         return
-    assert set(plan.cores) <= set(free_cores(topology)), "rule 1"
+    named = set(asked.cpu_pool or ())
+    known = replace(topology, isolated=topology.isolated - named)
+    assert set(plan.cores) <= set(free_cores(known, present)), "rule 1"
     reserved_kib = sum(plan.pages.values()) * plan.page_kib
     assert plan.page_kib == PAGE_KIB[asked.hugepage_size]
     assert 0 <= reserved_kib - asked.memory_mib * 1024 < plan.page_kib, "rule 2"
@@ -299,22 +367,15 @@ def assert_placed_rightly(plan: Plan, asked: Config, topology: Topology, present
     """Check rules 4 and 5."""
     nodes = {core.node for core in plan.cores}
     assert nodes == set(plan.pages), "memory is where the cores are"
-    fitting = fitting_nodes(asked, topology)
-    if not fitting:
-        assert len(nodes) > 1 and asked.max_enclaves > 1
-        assert_in_proportion(plan, topology)
-        return
-    free = free_cores(topology)
-
-    def rank(node: Node) -> tuple[int, int, int, int]:
-        kept = sum(len(core.cpus) for core in present.cores if core.node == node.id)
-        return -kept, sum(len(core.cpus) for core in free if core.node == node.id), node.memory_kib, node.id
-
-    assert nodes == {min(fitting, key=rank).id}
-    widths = {len(core.cpus) for core in free}
+    assert tuple(sorted(nodes)) == best_nodes(asked, topology, present)
+    assert_in_proportion(plan, topology)
     here = {core for core in present.cores if core.node in nodes}
-    if not asked.cpu_pool and len(widths) == 1:
-        assert here <= set(plan.cores) or set(plan.cores) <= here, "only the difference is touched"
+    if (
+        not asked.cpu_pool
+        and len({len(core.cpus) for core in topology.cores}) == 1
+        and here <= set(free_cores(topology))
+    ):
+        assert here <= set(plan.cores) or set(plan.cores) <= here or len(nodes) > 1, "only the difference is touched"
 
 
 def assert_in_proportion(plan: Plan, topology: Topology) -> None:
@@ -324,12 +385,12 @@ def assert_in_proportion(plan: Plan, topology: Topology) -> None:
     if all(topology.node(node).available_kib // plan.page_kib >= pages for node in plan.pages):
         for node, count in plan.pages.items():
             part = sum(len(core.cpus) for core in plan.cores if core.node == node)
-            assert abs(count - pages * part / total) < len(plan.pages)
+            assert abs(count - pages * part / total) < len(plan.pages) + 1
 
 
-def assert_refused_rightly(refusal: AllocatorError, asked: Config, topology: Topology) -> None:
+def assert_refused_rightly(refusal: AllocatorError, asked: Config, topology: Topology, present: Pool) -> None:
     """Check that what was refused cannot be had."""
-    free = free_cores(topology) if topology.cores else []
+    free = free_cores(topology, present) if topology.cores else []
     match refusal:
         case MachineTooSmall():
             assert len(topology.cpus) < 2 * max((len(core.cpus) for core in topology.cores), default=1)
@@ -337,10 +398,18 @@ def assert_refused_rightly(refusal: AllocatorError, asked: Config, topology: Top
             assert not any(suits(asked, picked) for picked in subsets(free))
         case Misfit(key="cpu_pool"):
             nodes = {core.node for core in topology.cores if set(core.cpus) & set(asked.cpu_pool or ())}
+            named = set(asked.cpu_pool or ()) & topology.isolated
+            free = free_cores(replace(topology, isolated=topology.isolated - named))
             whole = any(suits(asked, picked) for picked in subsets(free))
             assert not whole or (len(nodes) > 1 and asked.max_enclaves == 1)
         case NoNodeFits():
-            assert not fitting_nodes(asked, topology)
+            assert best_nodes(asked, topology, present) is None
+            for fit in refusal.fits:
+                assert fit.cpus <= refusal.cpus and fit.memory_mib <= refusal.memory_mib
+                if not asked.cpu_pool:
+                    smaller = {"cpu_count": fit.cpus, "memory_mib": fit.memory_mib}
+                    plan = choose(asked.model_copy(update=smaller), topology, present)
+                    assert sum(plan.pages.values()) * plan.page_kib == fit.memory_mib * 1024
         case HostMemoryTooLow():
             page_kib = PAGE_KIB[asked.hugepage_size]
             reserved_kib = -(-asked.memory_mib * 1024 // page_kib) * page_kib

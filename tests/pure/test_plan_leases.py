@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 
 from ali_enclaves_allocator.change.difference import difference
 from ali_enclaves_allocator.model.config import Config
-from ali_enclaves_allocator.model.errors import AllocatorError, LeaseInTheWay, NoNodeFits
+from ali_enclaves_allocator.model.errors import AllocatorError, LeaseInTheWay
+from ali_enclaves_allocator.model.placement import NoNodeFits
 from ali_enclaves_allocator.model.plan import Plan, choose
 from ali_enclaves_allocator.model.pool import Bank, Holder, Lease, Pool, Share, Sight
 from ali_enclaves_allocator.model.topology import Core, PageCounts
 from tests.machines import BOOTABLE, GUEST_2X2X2, ONE_NODE, Machine
+from tests.pure.exhaustive import best_nodes
 
 SMALL, LARGE = 2048, 1 << 20
 
@@ -109,7 +111,7 @@ def test_what_fits_nowhere_is_no_leases_fault() -> None:
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_every_machine_around_a_lease(data: st.DataObject) -> None:
-    machine = BOOTABLE[data.draw(st.sampled_from(sorted(BOOTABLE)))]
+    machine = BOOTABLE[data.draw(st.sampled_from(sorted(set(BOOTABLE) - {"huge"})))]
 
     def keys() -> dict[str, Any]:
         asked = {"cpu_count": data.draw(st.integers(1, 12)), "max_enclaves": data.draw(st.integers(1, 3))}
@@ -126,12 +128,14 @@ def test_every_machine_around_a_lease(data: st.DataObject) -> None:
     try:
         plan = choose(asked, machine.topology(), present)
     except LeaseInTheWay:
+        assert best_nodes(asked, machine.topology(), present) is None
         choose(asked, machine.topology(), replace(present, leases=()))
         return
     except AllocatorError as refused:
         with pytest.raises(type(refused)):
             choose(asked, machine.topology(), replace(present, leases=()))
         return
+    assert tuple(sorted(plan.pages)) == best_nodes(asked, machine.topology(), present)
     assert present.leased_cores <= set(plan.cores)
     assert all(plan.pages[leased.node] >= leased.pages for leased in present.leased_banks)
     assert sum(plan.pages.values()) == -(-asked.memory_mib // 2)

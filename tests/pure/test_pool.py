@@ -56,7 +56,7 @@ def test_no_drift_while_the_kernel_shows_what_is_needed() -> None:
     ("sight", "told"),
     [
         (seen(online=frozenset(range(8))), "CPUs 2-3,6-7: online: the host runs on them, wanted offline"),
-        (seen(online=frozenset({0, 7})), "CPUs 7: online: the host runs on them, wanted offline"),
+        (seen(online=frozenset({0, 7})), "CPU 7: online: the host runs on them, wanted offline"),
         (seen(held={"bank0": 32, "bank1": 8}), "bank bank2: not mounted, wanted 2 pages held"),
         (seen(held={"bank0": 31, "bank1": 8, "bank2": 2}), "bank bank0: 31 pages held, wanted 32 pages held"),
         (

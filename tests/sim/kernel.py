@@ -40,7 +40,10 @@ class Simulation:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.effects = Effects()
+        self.present = set(machine.cpus)
+        self.core_of = {cpu: core for core in machine.cores for cpu in core.cpus}
         self.online = set(machine.cpus - machine.offline)
+        self.smt_control = machine.smt_control
         self.memory = {node: NodeMemory(mib * 1024, mib * 1024) for node, mib in machine.memory_mib.items()}
         self.pages = {kib: Hugepages(kib, self.memory) for kib in machine.page_kibs}
         self.mounts: dict[str, Mount] = {}
@@ -122,6 +125,15 @@ class Simulation:
         self.siblings[sibling] = frozenset(claimed)
         self.partition = self.partition.beside(self.siblings)
 
+    def unplug(self, *cpus_: int) -> None:
+        """Take CPUs out of the machine: their directories vanish."""
+        self.online -= set(cpus_)
+        self.present -= set(cpus_)
+
+    def plug(self, *cpus_: int) -> None:
+        """Put CPUs back into the machine; they are offline until somebody brings them up."""
+        self.present |= set(cpus_)
+
     def confined(self) -> frozenset[int]:
         """Return the CPUs that no host task can enter."""
         return self.partition.cpus if self.partition.isolated else frozenset()
@@ -147,15 +159,18 @@ class SimFiles:
 
     def read(self, path: str) -> str:
         """Return a file's text without its last newline."""
+        machine = self._simulation.machine
         match path.removeprefix("devices/system/").split("/"):
-            case ["cpu", "online"]:
-                return cpus.format(self._simulation.online)
-            case ["node", "online"]:
-                return cpus.format(self._simulation.memory)
-            case ["cpu", name, *rest] if name in self.list(CPU):
+            case ["cpu", name, *rest] if self._is_cpu(name):
                 return self._read_cpu(_number(name), rest)
+            case ["cpu", *rest]:
+                return self._read_cpus(rest)
+            case ["node", "online"] if machine.numa:
+                return cpus.format(self._simulation.memory)
             case ["node", name, *rest] if name in self.list(NODE):
                 return self._read_node(_number(name), rest)
+            case ["kernel", "mm", "hugepages", *rest] if not machine.numa:
+                return self._read_node(0, ["hugepages", *rest])
         raise _absent(path)
 
     def write(self, path: str, text: str) -> None:
@@ -166,9 +181,9 @@ class SimFiles:
                 case ["cpu", name, "online"] if "online" in self.list(f"{CPU}/{name}"):
                     simulation.set_online(_number(name), bool(int(text)))
                 case ["node", name, "hugepages", size, "nr_hugepages"] if name in self.list(NODE):
-                    if int(text) < 0:
-                        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-                    simulation.set_by_hand(_number(name), int(text), _number(size))
+                    self._set_pages(_number(name), size, int(text))
+                case ["kernel", "mm", "hugepages", size, "nr_hugepages"] if not simulation.machine.numa:
+                    self._set_pages(0, size, int(text))
                 case ["node", name, "compact"] if name in self.list(NODE):
                     simulation.memory[_number(name)].compact()
                 case _:
@@ -179,19 +194,48 @@ class SimFiles:
         simulation = self._simulation
         match path.removeprefix("devices/system/").split("/"):
             case ["cpu"]:
-                return [*(f"cpu{cpu}" for cpu in sorted(simulation.machine.cpus)), "online", "offline", "present"]
-            case ["cpu", name] if name in self.list(CPU):
+                return [*(f"cpu{cpu}" for cpu in sorted(simulation.present)), "online", "offline", "present"]
+            case ["cpu", name] if self._is_cpu(name):
                 return list(self._cpu_entries(_number(name)))
-            case ["node"]:
+            case ["node"] if simulation.machine.numa:
                 return [*(f"node{node}" for node in sorted(simulation.memory)), "online", "possible"]
-            case ["node", name, "hugepages"] if name in self.list(NODE):
+            case ["node", name, "hugepages"] if name in self.list(NODE) and simulation.memory[_number(name)].total_kib:
+                return [f"hugepages-{kib}kB" for kib in simulation.pages]
+            case ["kernel", "mm", "hugepages"] if not simulation.machine.numa:
                 return [f"hugepages-{kib}kB" for kib in simulation.pages]
         raise _absent(path)
+
+    def _read_cpus(self, path: Sequence[str]) -> str:
+        """Read what is of all CPUs."""
+        simulation = self._simulation
+        match path:
+            case ["online"]:
+                return cpus.format(simulation.online)
+            case ["present"]:
+                return cpus.format(simulation.present)
+            case ["smt", "control"]:
+                return simulation.smt_control
+            case ["isolated"]:
+                return cpus.format(simulation.machine.isolated)
+            case ["nohz_full"]:
+                return cpus.format(simulation.machine.nohz_full) or "  (null)"
+        raise _absent(f"{CPU}/{'/'.join(path)}")
+
+    def _is_cpu(self, name: str) -> bool:
+        """Tell whether this is the directory of a CPU."""
+        return name[3:].isdigit() and int(name[3:]) in self._simulation.present
+
+    def _set_pages(self, node: int, size: str, count: int) -> None:
+        """Write `nr_hugepages`."""
+        if count < 0:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        self._simulation.set_by_hand(node, count, _number(size))
 
     def _cpu_entries(self, cpu: int) -> Iterator[str]:
         """The entries of `cpuN/`: no `online` where it is fixed, no `topology` while offline, but its node's link."""
         machine = self._simulation.machine
-        yield from (f"node{core.node}" for core in machine.cores if cpu in core.cpus)
+        if machine.numa:
+            yield f"node{self._simulation.core_of[cpu].node}"
         if cpu not in machine.fixed_cpus:
             yield "online"
         if cpu in self._simulation.online:
@@ -204,8 +248,7 @@ class SimFiles:
             case ["online"] if "online" in self._cpu_entries(cpu):
                 return str(int(cpu in online))
             case ["topology", "thread_siblings_list"] if cpu in online:
-                core = next(core for core in self._simulation.machine.cores if cpu in core.cpus)
-                return cpus.format(online & set(core.cpus))
+                return cpus.format(online & set(self._simulation.core_of[cpu].cpus))
         raise _absent(f"{CPU}/cpu{cpu}/{'/'.join(path)}")
 
     def _read_node(self, node: int, path: Sequence[str]) -> str:

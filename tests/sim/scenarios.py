@@ -5,7 +5,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tests.machines import DUAL_SOCKET_HT, FOUR_NODES, GUEST_2X2X2, NO_SMT, NODE_HOLES, ONE_CORE_LEFT, Machine
+from tests.machines import (
+    DUAL_SOCKET_HT,
+    FOUR_NODES,
+    GUEST_2X2X2,
+    NO_MEMORY_ON_NODE_1,
+    NO_NUMA,
+    NO_SMT,
+    NODE_HOLES,
+    ONE_CORE_LEFT,
+    Machine,
+)
 from tests.sim.host import Host
 from tests.sim.kernel import Simulation
 
@@ -72,6 +82,10 @@ SCENARIOS = {
     "apply without SMT": Scenario(NO_SMT, None, {"memory_mib": 64, "cpu_count": 3}),
     "apply on the last core": Scenario(ONE_CORE_LEFT, None, SMALL),
     "apply over nodes": Scenario(FOUR_NODES, None, {"memory_mib": 50, "cpu_count": 8, "max_enclaves": 2}),
+    "apply without NUMA": Scenario(NO_NUMA, None, LARGE),
+    "apply where a node has no memory": Scenario(
+        NO_MEMORY_ON_NODE_1, None, {"memory_mib": 64, "cpu_count": 6, "max_enclaves": 2}
+    ),
     "apply in 1G": Scenario(NODE_HOLES, None, {"memory_mib": 1500, "cpu_count": 2, "hugepage_size": "1G"}),
     "grow": Scenario(DUAL_SOCKET_HT, SMALL, LARGE),
     "grow onto another node": Scenario(GUEST_2X2X2, SMALL, LARGE),

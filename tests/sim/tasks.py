@@ -65,6 +65,10 @@ class SimProcesses:
         """Return the memory programs could still get without swapping."""
         return sum(memory.free_kib + memory.cache_kib for memory in self._simulation.memory.values())
 
+    def memory_kib(self) -> int:
+        """Return all of the machine's memory."""
+        return sum(memory.total_kib for memory in self._simulation.memory.values())
+
     def confined_to(self, cpus: frozenset[int]) -> list[Task]:
         """Return the tasks that may run on these CPUs only."""
         return [entry.task for entry in self._simulation.tasks if entry.affinity <= cpus]

@@ -17,8 +17,9 @@ import pytest
 from ali_enclaves_allocator import cli
 from ali_enclaves_allocator.change.ledger import Ledger
 from ali_enclaves_allocator.daemon import Daemon, Paths
-from ali_enclaves_allocator.model.errors import AllocatorError, NoNodeFits, NotGivenBack
+from ali_enclaves_allocator.model.errors import AllocatorError, NotGivenBack
 from ali_enclaves_allocator.model.events import POOL_DEGRADED, TASK_DISPLACED
+from ali_enclaves_allocator.model.placement import NoNodeFits
 from ali_enclaves_allocator.model.refusals import ReloadRefused
 from ali_enclaves_allocator.server import monitor
 from ali_enclaves_allocator.server.contract import Call, Nothing, Peer, VarlinkError
@@ -26,7 +27,7 @@ from ali_enclaves_allocator.server.interface import NAME
 from ali_enclaves_allocator.server.service import Service
 from enclave_cli.client import CallError, Client, Unavailable
 from tests.conftest import Boot
-from tests.machines import GUEST_2X2X2
+from tests.machines import GUEST_2X2X2, HUGE
 from tests.sim.host import BOOT_ID, Host
 
 DOCUMENTED = {"memory_mib": 64, "cpu_count": 2}
@@ -263,7 +264,7 @@ def test_drift_is_shown_told_once_and_goes(host: Host, caplog: pytest.LogCapture
             daemon.look()
             pool = await get_pool(host)
             assert pool["state"] == "degraded"
-            assert pool["drift"] == [{"what": "CPUs 2", "wanted": "offline", "got": "online: the host runs on them"}]
+            assert pool["drift"] == [{"what": "CPU 2", "wanted": "offline", "got": "online: the host runs on them"}]
             told = [r for r in caplog.records if getattr(r, "MESSAGE_ID", None) == POOL_DEGRADED["MESSAGE_ID"]]
             assert len(told) == 1
             await daemon.reload()
@@ -273,6 +274,38 @@ def test_drift_is_shown_told_once_and_goes(host: Host, caplog: pytest.LogCapture
 
     with caplog.at_level(logging.INFO):
         run(test)
+
+
+def test_a_pool_whose_cpu_was_unplugged_is_served_and_told(host: Host) -> None:
+    async def test() -> None:
+        async with running(host) as daemon:
+            host.simulation.unplug(3)
+            daemon.look()
+            pool = await get_pool(host)
+            assert pool["drift"] == [
+                {"what": "CPU 3", "wanted": "offline", "got": "unplugged: the machine no longer has it"}
+            ]
+            assert [core["cpus"] for core in pool["nodes"][0]["cores"]] == [[0, 1]]
+            await daemon.reload()
+            pool = await get_pool(host)
+            assert (pool["state"], pool["cpus"]) == ("ready", [6, 7]), "another core takes its place"
+            assert 2 in host.state.online
+
+    run(test)
+
+
+def test_thousands_of_cpus_are_served(boot: Boot) -> None:
+    host = boot(HUGE)
+    host.configure(memory_mib=9000, cpu_count=3000, max_enclaves=64)
+
+    async def test() -> None:
+        async with running(host):
+            pool = await get_pool(host)
+            assert (pool["state"], len(pool["cpus"]), len(pool["nodes"])) == ("ready", 3000, 16)
+            host.assert_pool_stands()
+        host.assert_untouched()
+
+    run(test)
 
 
 def test_a_look_that_fails_is_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -429,7 +462,7 @@ def test_the_commands_tell_the_state_by_their_exit_status(
             host.simulation.online.add(3)
             daemon.look()
             assert await status(host, monkeypatch) == 1
-            assert "drift: CPUs 3: online" in capsys.readouterr().out
+            assert "drift: CPU 3: online" in capsys.readouterr().out
 
     run(test)
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from ali_enclaves_allocator.change.ledger import read
-from ali_enclaves_allocator.model.errors import AllocatorError, KernelRefused, LeaseInTheWay, NoNodeFits, PagesTaken
+from ali_enclaves_allocator.model.errors import AllocatorError, KernelRefused, LeaseInTheWay, PagesTaken
+from ali_enclaves_allocator.model.placement import NoNodeFits
 from ali_enclaves_allocator.model.pool import Lease, Pool, drift
 from ali_enclaves_allocator.model.refusals import LeaseLimitReached, OnlineImpossible
 from tests.conftest import Boot

@@ -359,7 +359,7 @@ def test_nothing_is_lent_while_the_pool_is_not_ready(host: Host, call_from: Call
             host.simulation.online.add(6)
             reply = await caller.call("Acquire", **ASKED)
             assert (reply["error"], reply["state"]) == ("PoolNotReady", "degraded")
-            assert "CPUs 6: online: the host runs on them, wanted offline" in reply["reason"]
+            assert "CPU 6: online: the host runs on them, wanted offline" in reply["reason"]
             await daemon.reload()
             assert "lease" in await caller.call("Acquire", **ASKED)
             caller.end()

@@ -7,10 +7,11 @@ import pytest
 from ali_enclaves_allocator.model.config import ConfigInvalid
 from ali_enclaves_allocator.model.errors import CpuRefused, KernelRefused, NotGivenBack, PagesTaken, ShortGrant
 from ali_enclaves_allocator.model.events import MEMORY_ROUNDED, TASK_DISPLACED
+from ali_enclaves_allocator.model.placement import NoNodeFits
+from ali_enclaves_allocator.model.pool import Pool
 from tests.conftest import Boot
-from tests.machines import DUAL_SOCKET_HT, GUEST_2X2X2, ONE_NODE, UNEVEN_SMT
+from tests.machines import DUAL_SOCKET_HT, GUEST_2X2X2, NO_MEMORY_ON_NODE_1, NOSMT, ONE_NODE, TORN_CORES
 from tests.sim.effects import Died
-from tests.sim.host import Host
 from tests.sim.scenarios import LARGE, SCENARIOS, SMALL
 
 MIB = 1024
@@ -199,13 +200,62 @@ def test_a_cpu_that_was_unplugged_need_not_come_back(boot: Boot) -> None:
     assert host.record.pool.cpus == frozenset()
 
 
-def test_a_sibling_that_somebody_else_took_offline_stays_so(boot: Boot) -> None:
-    host: Host = boot(UNEVEN_SMT)
-    host.configure(memory_mib=64, cpu_count=1)
+def test_a_cpu_that_others_took_offline_stays_so_and_its_core_with_the_host(boot: Boot) -> None:
+    host = boot(TORN_CORES)
+    host.configure(memory_mib=64, cpu_count=2)
     host.start()
-    assert host.record.pool.cpus == {6}
+    assert host.record.pool.cpus == {4, 5}
+    host.configure(memory_mib=64, cpu_count=4)
+    with pytest.raises(NoNodeFits, match="CPUs 2,6 stay with the host"):
+        host.start()
+    host.assert_pool_stands()
     host.give_back()
     host.assert_untouched()
+
+
+def test_cores_without_memory_of_their_node_are_told(boot: Boot, caplog: pytest.LogCaptureFixture) -> None:
+    host = boot(NO_MEMORY_ON_NODE_1)
+    host.configure(memory_mib=64, cpu_count=6, max_enclaves=2)
+    host.start()
+    assert "CPUs 4-7 of node 1 can run no enclave: no memory of that node is in the pool" in caplog.text
+
+
+def test_nosmt_leaves_the_siblings_offline(boot: Boot) -> None:
+    host = boot(NOSMT)
+    host.configure(memory_mib=64, cpu_count=3)
+    host.start()
+    assert host.record.pool.cpus == {1, 2, 3}
+    host.assert_pool_stands()
+    host.give_back()
+    host.assert_untouched()
+
+
+def test_a_core_that_was_unplugged_is_replaced_at_the_next_start(boot: Boot) -> None:
+    host = boot(ONE_NODE)
+    host.configure(memory_mib=64, cpu_count=4)
+    host.start()
+    assert host.record.pool.cpus == {4, 5, 6, 7}
+    host.simulation.unplug(6, 7)
+    host.start()
+    assert host.record.pool.cpus == {2, 3, 4, 5}
+    assert host.state.online == {0, 1}
+    host.simulation.plug(6, 7)
+    host.give_back()
+    assert host.state.online == host.origin.online - {6, 7}, "what was put back comes up by whoever put it back"
+
+
+def test_a_bank_whose_node_was_unplugged_is_given_back_without_it(boot: Boot) -> None:
+    host = boot(GUEST_2X2X2)
+    host.configure(memory_mib=64, cpu_pool="6-7")
+    host.start()
+    del host.simulation.mounts["bank0"]
+    del host.simulation.memory[1]
+    for pages in host.simulation.pages.values():
+        del pages.nodes[1]
+    host.simulation.unplug(4, 5, 6, 7)
+    host.give_back()
+    assert host.record.pool == Pool()
+    assert host.state.online == {0, 1, 2, 3}
 
 
 def test_what_was_refused_before_keeps_nothing_else_from_being_given_back(boot: Boot) -> None:
