@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 VENV := .venv/bin
 
-.PHONY: help setup deb hello-eif hello-small-eif demo docs test lint clean
+.PHONY: help setup deb rpm hello-eif hello-small-eif demo docs test lint clean
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
@@ -30,7 +30,10 @@ docs: setup ## Write anew what is documented by the code itself
 	$(VENV)/python docs/generated.py
 
 deb: setup ## Build the package dist/enclave-cli_<version>_amd64.deb
-	packaging/build-deb
+	packaging/build deb
+
+rpm: setup ## Build dist/enclave-cli-<version>-1.x86_64.rpm, and its source package
+	packaging/build rpm
 
 clean: ## Remove everything that was built, the guest image too
 	rm -rf .venv .cache build dist

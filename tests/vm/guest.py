@@ -142,7 +142,7 @@ class Guest:
 
 def built_package() -> Path:
     """Return the package of the working tree, built if anything in it has changed."""
-    build = subprocess.run([REPO / "packaging" / "build-deb"], stdout=subprocess.PIPE, text=True, check=True)
+    build = subprocess.run([REPO / "packaging" / "build", "deb"], stdout=subprocess.PIPE, text=True, check=True)
     return Path(build.stdout.strip())
 
 
