@@ -5,6 +5,7 @@ import ast
 import re
 import subprocess
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
@@ -238,3 +239,10 @@ def test_what_the_service_answers_is_as_the_schema_says(boot: Boot) -> None:
         assert not validator.is_valid({key: value for key, value in pool.items() if key != "nodes"})
 
     run(test)
+
+
+def test_every_field_on_the_wire_has_a_comment() -> None:
+    lines = generated.interface().splitlines()
+    fields = [pair for pair in pairwise(lines) if re.match(r"  \w+: ", pair[1])]
+    assert len(fields) > 50
+    assert [field for before, field in fields if not before.startswith("  # ")] == []

@@ -139,9 +139,13 @@ class PagesTaken(AllocatorError):
     """Other programs took pages in the moment between their reservation and ours holding them."""
 
     node: int
+    """Where they lie."""
     page_kib: int
+    """Their size."""
     held: int
+    """How many are held."""
     wanted: int
+    """How many were to be."""
 
     def what(self) -> str:
         """Give the pages held and wanted."""
@@ -158,8 +162,11 @@ class CpuRefused(AllocatorError):
     """The kernel refused to take a CPU offline or bring it online."""
 
     cpu: int
+    """The CPU."""
     online: bool
+    """Whether it was to come online, or go offline."""
     reason: str
+    """The kernel's reason."""
     tasks: list[str]
     """Tasks that hold the CPU by a SCHED_DEADLINE reservation, as `comm[tid]`."""
 
@@ -178,7 +185,9 @@ class KernelRefused(AllocatorError):
     """The kernel or systemd refused another step."""
 
     step: str
+    """What was to be done."""
     reason: str
+    """What the kernel or systemd says."""
 
     def what(self) -> str:
         """Name the step and the reason."""

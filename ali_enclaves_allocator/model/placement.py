@@ -21,8 +21,11 @@ class NodeOffer:
     """What one node could give to the pool, against what was wanted of it."""
 
     node: int
+    """Its id."""
     cpus: int
+    """CPUs in whole cores."""
     memory_mib: int
+    """Memory in whole pages."""
 
     def shortfall(self, cpus: int, memory_mib: int) -> str:
         """Say what is missing here, both ways."""

@@ -11,7 +11,9 @@ class LeaseLimitReached(AllocatorError):
     """There are as many leases as `max_enclaves` allows."""
 
     limit: int
+    """`max_enclaves` of the configuration in force."""
     leases: list[str]
+    """Who holds what."""
 
     def what(self) -> str:
         """Give the limit and the leases."""
@@ -28,9 +30,11 @@ class NotWholeCores(AllocatorError):
     """The CPUs asked for are part of a core; a core is never shared between enclaves, nor with the host."""
 
     cpus: list[int]
+    """The CPUs asked for by number."""
     siblings: list[int]
     """The CPUs of the core that would be cut, or of any core when only a number was asked for."""
     requested: int = 0
+    """How many CPUs were asked for, where none was by number."""
 
     def what(self) -> str:
         """Give what was got and the core."""
@@ -45,8 +49,11 @@ class InsufficientCpus(AllocatorError):
     """The pool has not as many free CPUs on one node, or not those."""
 
     requested: int
+    """How many CPUs were asked for."""
     reason: str
+    """Why not."""
     per_node: list[NodeOffer]
+    """What each node has free."""
 
     def what(self) -> str:
         """Give what was requested and what each node has free."""
@@ -63,7 +70,9 @@ class InsufficientMemory(AllocatorError):
     """No node that has the CPUs has as much of the pool's memory free."""
 
     requested_mib: int
+    """What was asked for, before it is rounded to whole pages."""
     per_node: list[NodeOffer]
+    """What each node has free."""
 
     def what(self) -> str:
         """Give what was requested and what each node has free."""
@@ -80,7 +89,9 @@ class PoolNotReady(AllocatorError):
     """The pool is being changed, or is not what it should be."""
 
     state: str
+    """What the pool is instead of ready."""
     reason: str
+    """Why."""
 
     def what(self) -> str:
         """Give the state and why."""
@@ -107,6 +118,7 @@ class OnlineImpossible(AllocatorError):
     """CPUs cannot be lent online here, because nothing would keep the host's tasks off them."""
 
     reason: str
+    """What is missing, or in the way."""
 
     def what(self) -> str:
         """Give the reason."""
@@ -122,6 +134,7 @@ class HolderGone(AllocatorError):
     """The process that asked for the lease has ended."""
 
     pid: int
+    """The process that connected; 0 if its pid is of another namespace."""
 
     def what(self) -> str:
         """Name the process."""
@@ -133,6 +146,7 @@ class NoSuchLease(AllocatorError):
     """No lease has that id."""
 
     lease: str
+    """The id that was asked for."""
 
     def what(self) -> str:
         """Name the id."""
@@ -146,7 +160,9 @@ class NotPermitted(AllocatorError):
     need: str
     """Who may."""
     action: str
+    """What was asked for."""
     uid: int
+    """Who asked."""
 
     def what(self) -> str:
         """Give who asked and who may."""
@@ -158,7 +174,9 @@ class InvalidRequest(AllocatorError):
     """A request that contradicts itself."""
 
     parameter: str
+    """The parameter to correct."""
     problem: str
+    """What was got and wanted."""
 
     def what(self) -> str:
         """Name the parameter and what is wrong with it."""

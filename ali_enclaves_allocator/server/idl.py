@@ -109,14 +109,14 @@ class _Text:
 
 def _fields(cls: Any) -> list[tuple[str, Any, str | None]]:
     """List the fields of a model or dataclass: name, type, comment."""
-    docs = _docstrings(cls)
+    docs = docstrings(cls)
     if issubclass(cls, BaseModel):
         return [(name, f.annotation, f.description or docs.get(name)) for name, f in cls.model_fields.items()]
     hints = get_type_hints(cls)
     return [(f.name, hints[f.name], docs.get(f.name)) for f in fields(cls)]
 
 
-def _docstrings(cls: type) -> dict[str, str]:
+def docstrings(cls: type) -> dict[str, str]:
     """Find the docstrings that stand below the attributes of a class and of those it derives from."""
     found = {}
     for parent in reversed([parent for parent in cls.__mro__ if parent not in BaseModel.__mro__]):

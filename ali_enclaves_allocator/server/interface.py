@@ -126,8 +126,8 @@ class LeaseName(Parameters):
 class HolderView(BaseModel, frozen=True):
     """The process that a lease belongs to."""
 
-    pid: int
-    uid: int
+    pid: int = Field(description="as the service sees it")
+    uid: int = Field(description="whose it was when it connected")
     comm: str = Field(description="its name when it took the lease")
 
 
@@ -135,14 +135,14 @@ class LeaseView(BaseModel, frozen=True):
     """The part of the pool that one EVM holds, for as long as its holder lives."""
 
     id: str = Field(description="16 hexadecimal digits")
-    name: str | None
+    name: str | None = Field(description="for people, need not be unique")
     cpus: list[int] = Field(description="ascending")
     node: int = Field(description="where its CPUs and its memory are")
-    memory_mib: int
+    memory_mib: int = Field(description="in whole hugepages")
     hugepage_size: str = Field(description="2M or 1G")
     online: bool = Field(description="whether this kernel runs the EVM on them")
     scope: str = Field(description="the systemd unit that the holder is in")
-    holder: HolderView
+    holder: HolderView = Field(description="whose end ends the lease")
     since: float = Field(description="Unix time")
     annotations: dict[str, Any] = Field(description="what the holder gave with Acquire")
 
@@ -150,7 +150,7 @@ class LeaseView(BaseModel, frozen=True):
 class AcquireReply(BaseModel, frozen=True):
     """What Acquire gives."""
 
-    lease: LeaseView
+    lease: LeaseView = Field(description="as ListLeases shows it")
     memory_fd: int = Field(
         description="index of the descriptor that came with the reply: the memory, clear, to be mapped"
     )

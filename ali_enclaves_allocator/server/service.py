@@ -13,7 +13,7 @@ from ali_enclaves_allocator.model.lease import Request
 from ali_enclaves_allocator.model.pool import Lease
 from ali_enclaves_allocator.model.tally import ACQUIRE_REFUSALS
 from ali_enclaves_allocator.server.contract import Call, Interface, Method, Nothing, Peer, Reply, VarlinkError
-from ali_enclaves_allocator.server.idl import render
+from ali_enclaves_allocator.server.idl import docstrings, render
 from ali_enclaves_allocator.server.interface import (
     NAME,
     AcquireParameters,
@@ -143,6 +143,7 @@ def _on_the_wire(error: AllocatorError) -> VarlinkError:
 
 def _wire_error(error: type[AllocatorError]) -> type[BaseModel]:
     """Describe an error as it travels: its own fields, and the text for people."""
-    told: dict[str, Any] = {field.name: (field.type, ...) for field in fields(error)}
+    docs = docstrings(error)
+    told: dict[str, Any] = {f.name: (f.type, Field(description=docs.get(f.name))) for f in fields(error)}
     told["message"] = (str, Field(description="for people: what, got and wanted, the state now, what to do"))
     return create_model(error.__name__, __doc__=error.__doc__, **told)
