@@ -7,9 +7,9 @@ from dataclasses import replace
 from ali_enclaves_allocator.change.ledger import Ledger
 from ali_enclaves_allocator.change.steps import SetCpu
 from ali_enclaves_allocator.kernel.doors import Kernel
-from ali_enclaves_allocator.model.errors import AllocatorError, KernelRefused, PagesTaken
+from ali_enclaves_allocator.model.errors import AllocatorError, KernelRefused
 from ali_enclaves_allocator.model.pool import Bank, Lease, Pool
-from ali_enclaves_allocator.model.refusals import OnlineImpossible
+from ali_enclaves_allocator.model.refusals import HolderGone, OnlineImpossible
 
 log = logging.getLogger(__name__)
 
@@ -17,7 +17,8 @@ log = logging.getLogger(__name__)
 def lend(lease: Lease, kernel: Kernel, ledger: Ledger) -> tuple[Lease, int]:
     """Carry a lease out. Return it as it stands, and the fd of its memory, which is the caller's.
 
-    The ledger knows the lease before anything is done, and calls it granted before anybody is answered.
+    The ledger knows the lease before anything is done, and calls it granted before anybody is answered. The scope
+    comes last, because the end of a scope is the end of those in it, and a caller that is refused lives on.
 
     Raises:
         AllocatorError: a step failed, and the lease was taken back.
@@ -27,14 +28,15 @@ def lend(lease: Lease, kernel: Kernel, ledger: Ledger) -> tuple[Lease, int]:
     granted = replace(lease, granted=True)
     try:
         bank = _bank(pool, lease)
-        memory = kernel.banks.carve(bank, lease, pool.free_pages(bank))
-        _require_full(kernel, bank)
+        memory = kernel.banks.carve(bank, lease, pool.lent_pages(bank))
         if lease.online:
             kernel.scopes.confine(pool.lent_cpus)
             for cpu in sorted(lease.cpus):
                 SetCpu(cpu, online=True).apply(kernel)
-        kernel.scopes.start(lease)
         _save(ledger, pool.with_lease(granted))
+        _require_alive(kernel, lease)
+        kernel.scopes.start(lease)
+        _require_alive(kernel, lease)
     except Exception as error:
         if memory >= 0:
             os.close(memory)
@@ -62,7 +64,7 @@ def take_back(lease: Lease, kernel: Kernel, ledger: Ledger) -> None:
                 SetCpu(cpu, online=False).apply(kernel)
             _shrink_partition(rest, kernel)
         bank = _bank(ledger.record.pool, lease)
-        kernel.banks.reclaim(bank, lease.id, rest.free_pages(bank))
+        kernel.banks.settle(bank, rest.lent_pages(bank))
         _save(ledger, rest)
     except (AllocatorError, OSError) as error:
         step = f"take back lease {lease.describe()}"
@@ -94,14 +96,33 @@ def sweep(kernel: Kernel, ledger: Ledger) -> tuple[list[Lease], list[AllocatorEr
     return ended, refused
 
 
+def settle(pool: Pool, kernel: Kernel) -> None:
+    """Hold again what banks are short of, and cut what a holder has beyond its lease; in order, nothing is done.
+
+    Raises:
+        KernelRefused: the kernel refused a step.
+    """
+    try:
+        for bank in pool.banks:
+            if not kernel.banks.settled(bank, pool.lent_pages(bank)):
+                kernel.banks.settle(bank, pool.lent_pages(bank))
+    except OSError as error:
+        raise KernelRefused("hold the pool's pages", error.strerror or str(error)) from error
+
+
+def is_settled(pool: Pool, kernel: Kernel) -> bool:
+    """Tell whether `settle` has nothing to do."""
+    return all(kernel.banks.settled(bank, pool.lent_pages(bank)) for bank in pool.banks)
+
+
 def _mend(pool: Pool, kernel: Kernel) -> None:
-    """Confine the CPUs that are lent, and hold again what leased banks are short of: they cannot be made anew."""
-    held = kernel.banks.held()
-    for bank in pool.leased_banks:
-        if held.get(bank.name, bank.pages) < bank.pages:
-            kernel.banks.fill(bank, pool.free_pages(bank))
+    """Settle the banks, confine the CPUs that are lent, and start the scopes that a crash came before."""
+    settle(pool, kernel)
     if not pool.lent_cpus <= kernel.scopes.confined():
         kernel.scopes.confine(pool.lent_cpus)
+    for lease in pool.leases:  # a process can be in the scope of one of its leases only
+        if lease.granted and not any(kernel.scopes.stands(its) for its in pool.leases if its.holder == lease.holder):
+            kernel.scopes.start(lease)
 
 
 def _shrink_partition(rest: Pool, kernel: Kernel) -> None:
@@ -124,11 +145,14 @@ def _taken_back(lease: Lease, kernel: Kernel, ledger: Ledger) -> str:
     return "nothing is lent"
 
 
-def _require_full(kernel: Kernel, bank: Bank) -> None:
-    """Check that the hold file got its pages again."""
-    held = kernel.banks.held().get(bank.name, 0)
-    if held < bank.pages:
-        raise PagesTaken(bank.node, bank.page_kib, held, bank.pages)
+def _require_alive(kernel: Kernel, lease: Lease) -> None:
+    """Check that the holder's pid is the holder's: systemd moves whoever has it into the scope.
+
+    Raises:
+        HolderGone: the holder has ended.
+    """
+    if not kernel.processes.alive(lease.holder):
+        raise HolderGone(lease.holder.pid)
 
 
 def _bank(pool: Pool, lease: Lease) -> Bank:

@@ -75,7 +75,7 @@ class SetBank:
             if free < missing:
                 raise PagesTaken(self.bank.node, self.bank.page_kib, free, missing)
             kernel.banks.mount(self.bank)
-            kernel.banks.fill(self.bank, self.bank.pages)
+            kernel.banks.settle(self.bank, {})
         except OSError as error:
             raise KernelRefused(self.describe(), error.strerror or str(error)) from error
         held = kernel.banks.held().get(self.bank.name, 0)

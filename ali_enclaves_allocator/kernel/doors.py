@@ -16,20 +16,20 @@ class Banks(Protocol):
     def mount(self, bank: Bank) -> None:
         """Mount a bank of exactly its size; one that is mounted already stays as it is."""
 
-    def fill(self, bank: Bank, pages: int) -> None:
-        """Make the hold file this many pages of the bank's node. Where pages run short, it holds what there is."""
+    def carve(self, bank: Bank, lease: Lease, leases: Mapping[str, int]) -> int:
+        """Give a lease its pages, clear, as a file of its holder's, and settle the bank. Return the file's fd."""
 
-    def carve(self, bank: Bank, lease: Lease, rest: int) -> int:
-        """Give a lease its pages, clear, as a file of its holder's, and leave `rest` pages held. Return its fd."""
+    def settle(self, bank: Bank, leases: Mapping[str, int]) -> None:
+        """Leave each lease its pages, by its id, and nobody else any; hold all others, as far as they can be had."""
 
-    def reclaim(self, bank: Bank, lease: str, rest: int) -> None:
-        """Take a lease's pages away from whoever still has them, and hold `rest` pages again."""
+    def settled(self, bank: Bank, leases: Mapping[str, int]) -> bool:
+        """Tell whether there is nothing to settle; so it is for a bank that is not mounted."""
 
     def unmount(self, bank: Bank) -> None:
         """Unmount a bank, which frees its pages; one that is not mounted is no error."""
 
     def held(self) -> Mapping[str, int]:
-        """Return the pages in use in each mounted bank, by its name."""
+        """Return the pages that the files of each mounted bank have, by its name."""
 
 
 class Scopes(Protocol):
@@ -47,6 +47,9 @@ class Scopes(Protocol):
 
     def stop(self, lease: Lease) -> None:
         """End every task of the lease's scope, and return when none is left; without a scope nothing happens."""
+
+    def stands(self, lease: Lease) -> bool:
+        """Tell whether the lease's scope exists."""
 
     def confined(self) -> frozenset[int]:
         """Return the CPUs that no host task can enter now."""

@@ -1,16 +1,20 @@
 """The door to banks: hugetlbfs mounts, owned by systemd, whose hold file keeps the pool's pages from anybody else.
 
 A mount of a fixed size reserves a count of pages on any node; only pages allocated to a file are held for certain
-and on one node. So a bank is mounted, then its hold file is filled under a memory policy.
+and on one node. So a bank is mounted, then its hold file is filled under a memory policy. Pages go from one file to
+another one at a time: between the two only their count is promised, so where other programs have idle pages on
+another node, they may take one of this node instead.
 """
 
 import ctypes
 import errno
+import fcntl
 import os
 import platform
 import threading
-from collections.abc import Mapping
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ali_enclaves_allocator.kernel.systemd import systemd
@@ -23,6 +27,12 @@ MPOL_BIND = 2
 """Allocate on the given nodes or fail (linux/mempolicy.h)."""
 
 HOLD_FILE = "hold"
+LEASE_FILE = "lease-"
+"""Followed by the lease's id."""
+
+TRIES = 100
+PAUSE_SECONDS = 0.005
+"""How often, and after what pause, a page that somebody took in between is asked for again."""
 
 
 class LinuxBanks:
@@ -50,44 +60,22 @@ class LinuxBanks:
             *(f"--options={options}", f"--description=Enclave memory of node {bank.node}", "hugetlbfs", str(where)),
         )
 
-    def fill(self, bank: Bank, pages: int) -> None:
-        """Fill the hold file from the bank's node. Where pages run short, the file keeps what it got.
+    def carve(self, bank: Bank, lease: Lease, leases: Mapping[str, int]) -> int:
+        """Make the hold file the lease's file, cut to its pages, and hold the rest in a new one. Return its fd.
 
-        The pages are allocated in a thread of its own, whose memory policy ends with it.
-        """
-        failures: list[OSError] = []
-        hold = self._directory / bank.name / HOLD_FILE
-
-        def allocate() -> None:
-            try:
-                _allocate(hold, pages * bank.page_kib * 1024, bank.node)
-            except OSError as error:
-                failures.append(error)
-
-        thread = threading.Thread(target=allocate, name=f"fill-{bank.name}")
-        thread.start()
-        thread.join()
-        if failures and failures[0].errno not in (errno.ENOSPC, errno.ENOMEM):
-            raise failures[0]
-
-    def carve(self, bank: Bank, lease: Lease, rest: int) -> int:
-        """Make the front of the hold file the lease's file, and hold the rest in a new one.
-
-        The front was cleared when it was allocated and nobody ever had it. The pages cut off go to the mount's own
-        reservation, so only for a moment, and only where the node has pages of others idle, could one be taken.
+        The lease's pages never leave their file, and are clear because nobody had them yet.
 
         Raises:
-            OSError: the hold file is not there, or shorter than the lease.
+            OSError: the hold file has too few pages.
         """
-        directory = self._directory / bank.name
+        where = self._directory / bank.name
         size = lease.pages * bank.page_kib * 1024
-        file = os.open(directory / HOLD_FILE, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        file = os.open(where / HOLD_FILE, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            if os.fstat(file).st_blocks * 512 < size:
-                raise OSError(errno.ENOSPC, "the bank holds fewer pages than the lease")
-            os.ftruncate(file, size)
-            os.rename(directory / HOLD_FILE, directory / f"lease-{lease.id}")
-            self.fill(bank, rest)
+            _require(file, size)
+            os.rename(where / HOLD_FILE, where / f"{LEASE_FILE}{lease.id}")
+            self.settle(bank, leases)
+            _require(file, size)
             os.fchmod(file, 0o600)
             os.fchown(file, lease.holder.uid, lease.holder.gid)
         except BaseException:
@@ -95,14 +83,20 @@ class LinuxBanks:
             raise
         return file
 
-    def reclaim(self, bank: Bank, lease: str, rest: int) -> None:
-        """Truncate and remove the lease's file, and hold its pages again. Who still maps them gets SIGBUS."""
-        path = self._directory / bank.name / f"lease-{lease}"
-        with suppress(FileNotFoundError):
-            os.truncate(path, 0)
-            path.unlink()
-        if path.parent.is_mount():
-            self.fill(bank, rest)
+    def settle(self, bank: Bank, leases: Mapping[str, int]) -> None:
+        """Cut every file to the pages that its lease has, none without a lease, and hold all others.
+
+        Who still maps what is cut off gets SIGBUS. Where a page was taken in between and does not come back within
+        a moment, the hold file stays short of it until this is called again.
+        """
+        where = self._directory / bank.name
+        if where.is_mount():
+            _bound(bank.node, _Settling(where, bank, leases).run)
+
+    def settled(self, bank: Bank, leases: Mapping[str, int]) -> bool:
+        """Tell whether every page of the bank is where it belongs. A bank that is not mounted cannot be settled."""
+        where = self._directory / bank.name
+        return not where.is_mount() or _Settling(where, bank, leases).done()
 
     def unmount(self, bank: Bank) -> None:
         """Stop the bank's mount unit and remove its directory.
@@ -117,17 +111,144 @@ class LinuxBanks:
             where.rmdir()
 
     def held(self) -> Mapping[str, int]:
-        """Return the pages in use in each mounted bank, by its name."""
-        banks = {}
-        for where in sorted(self._directory.glob("bank*")):
-            if where.is_mount():
-                counts = os.statvfs(where)
-                banks[where.name] = counts.f_blocks - counts.f_bfree
-        return banks
+        """Return the pages that the files of each mounted bank have, by its name.
+
+        Not what statvfs says: that counts the reservations of mappings too (`hugepage_subpool_get_pages`).
+        """
+        return {
+            where.name: sum(stats.st_blocks for stats in _files(where).values()) * 512 // os.statvfs(where).f_bsize
+            for where in sorted(self._directory.glob("bank*"))
+            if where.is_mount()
+        }
 
 
-def _allocate(path: Path, size_bytes: int, node: int) -> None:
-    """Allocate a file's pages on one node. The memory policy is the calling thread's, which ends with it."""
+class _Settling:
+    """One settling of a bank. It has a limited patience with those who take pages."""
+
+    def __init__(self, where: Path, bank: Bank, leases: Mapping[str, int]) -> None:
+        self._where, self._pages, self._page = where, bank.pages, bank.page_kib * 1024
+        self._wanted = {f"{LEASE_FILE}{id}": pages for id, pages in leases.items()}
+        self._tries = TRIES
+
+    def run(self) -> None:
+        """Settle the bank, as far as it can be done."""
+        with _opened(self._where / HOLD_FILE, os.O_CREAT) as hold:
+            while True:
+                for name in _files(self._where).keys() - {HOLD_FILE}:
+                    with _opened(self._where / name) as file:
+                        self._cut(file, self._wanted.get(name, 0), hold)
+                self._hold(hold)
+                if self.done() or not self._tries:
+                    break
+                self._tries -= 1
+        for name in _files(self._where).keys() - {HOLD_FILE} - self._wanted.keys():
+            _forget(self._where / name)
+
+    def done(self) -> bool:
+        """Tell whether every page is allocated, and no file has or spans more than its lease.
+
+        A holder can make its file grow while another lease's pages change hands; once all are held it cannot.
+        """
+        files = _files(self._where)
+        most = {name: self._wanted.get(name, 0) * self._page for name in files if name != HOLD_FILE}
+        return sum(stats.st_blocks for stats in files.values()) * 512 == self._pages * self._page and all(
+            files[name].st_size <= size and files[name].st_blocks * 512 <= size for name, size in most.items()
+        )
+
+    def _cut(self, file: int, wanted: int, hold: int) -> None:
+        """Cut a file, page by page, and hold each. Truncating also frees what it has or reserved beyond its end."""
+        pages = min(os.fstat(file).st_size // self._page, self._pages)
+        os.ftruncate(file, pages * self._page)
+        for left in range(pages - 1, wanted - 1, -1):
+            os.ftruncate(file, left * self._page)
+            self._hold(hold)
+
+    def _hold(self, hold: int) -> None:
+        """Make the hold file as large as the mount has room for; where a page was taken, wait for it."""
+        while True:
+            counts, stats = os.statvfs(hold), os.fstat(hold)
+            size = counts.f_bfree * self._page + stats.st_blocks * 512
+            try:
+                if size > stats.st_size:
+                    os.posix_fallocate(hold, stats.st_size, size - stats.st_size)
+                return
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.ENOMEM):
+                    raise
+            if not self._tries:
+                return
+            self._tries -= 1
+            time.sleep(PAUSE_SECONDS)
+
+
+def _require(file: int, size_bytes: int) -> None:
+    """Check that a file has all the pages of a lease.
+
+    Raises:
+        OSError: it has fewer.
+    """
+    stats = os.fstat(file)
+    if min(stats.st_size, stats.st_blocks * 512) < size_bytes:
+        raise OSError(errno.ENOSPC, "the bank holds fewer pages than the lease")
+
+
+def _files(where: Path) -> dict[str, os.stat_result]:
+    """Return the files of a bank. One may go away meanwhile, when a lease ends."""
+    files = {}
+    for path in where.iterdir():
+        with suppress(FileNotFoundError):
+            files[path.name] = path.stat(follow_symlinks=False)
+    return files
+
+
+@contextmanager
+def _opened(path: Path, flags: int = 0) -> Iterator[int]:
+    """Open a file of a bank, for as long as a block runs."""
+    file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def _forget(path: Path) -> None:
+    """Remove the file of an ended lease, unless somebody has it open still: only by its name it can be cut again.
+
+    A write lease is what the kernel gives to nobody beside another who has the file open (F_SETLEASE in fcntl(2)).
+    """
+    with _opened(path) as file:
+        try:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        except BlockingIOError:
+            return
+        except OSError:  # the file system has no such leases
+            pass
+        path.unlink()
+
+
+def _bound(node: int, work: Callable[[], None]) -> None:
+    """Do work whose pages come from one node or not at all.
+
+    In a thread of its own, whose memory policy ends with it.
+    """
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            _bind(node)
+            work()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run, name=f"node-{node}")
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+
+
+def _bind(node: int) -> None:
+    """Let the calling thread allocate on one node only."""
     words = node // 64 + 1
     mask = (ctypes.c_ulong * words)()
     mask[node // 64] = 1 << node % 64
@@ -135,10 +256,3 @@ def _allocate(path: Path, size_bytes: int, node: int) -> None:
     refused = libc.syscall(SET_MEMPOLICY[platform.machine()], MPOL_BIND, mask, ctypes.c_ulong(words * 64 + 1))
     if refused and ctypes.get_errno() != errno.ENOSYS:  # a kernel without CONFIG_NUMA has one node, and no policies
         raise OSError(ctypes.get_errno(), "cannot set the memory policy")
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        if not size_bytes:
-            return
-        os.posix_fallocate(file, 0, size_bytes)
-    finally:
-        os.close(file)

@@ -114,7 +114,11 @@ class Pool:
 
     def free_pages(self, bank: Bank) -> int:
         """Pages of a bank that no lease holds: the size of its hold file."""
-        return bank.pages - sum(lease.pages for lease in self.leases if lease.bank == bank.name)
+        return bank.pages - sum(self.lent_pages(bank).values())
+
+    def lent_pages(self, bank: Bank) -> dict[str, int]:
+        """Return the pages that each lease has of a bank, by its id."""
+        return {lease.id: lease.pages for lease in self.leases if lease.bank == bank.name}
 
     def with_lease(self, lease: Lease) -> "Pool":
         """Return the pool with this lease added, or put in the place of the one with its id."""

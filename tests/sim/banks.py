@@ -31,27 +31,16 @@ class SimBanks:
                 raise OSError(errno.EIO, "systemd-mount: Cannot allocate memory")
             self._mounts[bank.name] = mount
 
-    def fill(self, bank: Bank, pages: int) -> None:
-        """Fill the hold file, in two effects, so that the process can die half-way. It never cuts the file."""
-        mount = self._mounts[bank.name]
-        mount.files.setdefault(HOLD, [])
-        missing = max(0, pages - len(mount.files[HOLD]))
-        for part in filter(None, (missing // 2, missing - missing // 2)):
-            with self._simulation.effects.effect(f"fill {bank.name}"):
-                every(part, lambda: mount.extend(HOLD, bank.node))
-
-    def carve(self, bank: Bank, lease: Lease, rest: int) -> int:
-        """Cut the hold file to the lease's pages, rename it, hold the rest in a new one. Return a file of its size."""
+    def carve(self, bank: Bank, lease: Lease, leases: Mapping[str, int]) -> int:
+        """Make the hold file the lease's, and settle the bank. Return a file of the lease's size."""
         if bank.name not in self._mounts or HOLD not in self._mounts[bank.name].files:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         files = self._mounts[bank.name].files
         if len(files[HOLD]) < lease.pages:
             raise OSError(errno.ENOSPC, "the bank holds fewer pages than the lease")
-        with self._simulation.effects.effect(f"cut {bank.name}"):
-            self._mounts[bank.name].truncate(HOLD, lease.pages)
         with self._simulation.effects.effect(f"rename {bank.name}"):
             files[f"lease-{lease.id}"] = files.pop(HOLD)
-        self.fill(bank, rest)
+        self.settle(bank, leases)
         with self._simulation.effects.effect(f"own {bank.name}"):
             file = os.memfd_create(f"lease-{lease.id}")
             os.ftruncate(file, lease.pages * bank.page_kib * 1024)
@@ -59,17 +48,41 @@ class SimBanks:
             os.fchown(file, lease.holder.uid, lease.holder.gid)
         return file
 
-    def reclaim(self, bank: Bank, lease: str, rest: int) -> None:
-        """Cut and remove the lease's file, and hold its pages again; without a mount nothing is left to do."""
+    def settle(self, bank: Bank, leases: Mapping[str, int]) -> None:
+        """Move pages that no lease has into the hold file, in a few steps where the real door does one each."""
         if bank.name not in self._mounts:
             return
-        mount, name = self._mounts[bank.name], f"lease-{lease}"
-        if name in mount.files:
-            with self._simulation.effects.effect(f"empty {bank.name}"):
-                mount.truncate(name, 0)
-            with self._simulation.effects.effect(f"unlink {bank.name}"):
-                del mount.files[name]
-        self.fill(bank, rest)
+        self._mounts[bank.name].files.setdefault(HOLD, [])
+        self._settle(bank, leases)
+        if not self.settled(bank, leases):
+            self._settle(bank, leases)
+
+    def _settle(self, bank: Bank, leases: Mapping[str, int]) -> None:
+        mount, wanted = self._mounts[bank.name], {f"lease-{id}": pages for id, pages in leases.items()}
+        for name in sorted(mount.files.keys() - {HOLD}):
+            surplus = len(mount.files[name]) - wanted.get(name, 0)
+            for part in _halves(surplus):
+                with self._simulation.effects.effect(f"cut {bank.name}"):
+                    mount.truncate(name, len(mount.files[name]) - part)
+                self._hold(bank, bank.pages - mount.used)
+            if name not in wanted:
+                with self._simulation.effects.effect(f"unlink {bank.name}"):
+                    del mount.files[name]
+        for part in _halves(bank.pages - mount.used):
+            self._hold(bank, part)
+
+    def settled(self, bank: Bank, leases: Mapping[str, int]) -> bool:
+        """Tell whether every page is allocated, and no file but the hold file has more than its lease."""
+        mount, wanted = self._mounts.get(bank.name), {f"lease-{id}": pages for id, pages in leases.items()}
+        return mount is None or (
+            mount.used == mount.size
+            and all(len(pages) <= wanted.get(name, 0) for name, pages in mount.files.items() if name != HOLD)
+        )
+
+    def _hold(self, bank: Bank, count: int) -> None:
+        """Hold so many more pages, or as many as there are."""
+        with self._simulation.effects.effect(f"hold {bank.name}"):
+            every(count, lambda: self._mounts[bank.name].extend(HOLD, bank.node))
 
     def unmount(self, bank: Bank) -> None:
         """Unmount a bank, which frees its pages; one that is not mounted is no error."""
@@ -83,3 +96,8 @@ class SimBanks:
     def held(self) -> Mapping[str, int]:
         """Return the pages in use in each mounted bank, by its name."""
         return {name: mount.used for name, mount in sorted(self._mounts.items())}
+
+
+def _halves(count: int) -> list[int]:
+    """Cut a number in two, so that the process can die half-way."""
+    return [part for part in (count - count // 2, count // 2) if part > 0]

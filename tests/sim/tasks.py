@@ -134,6 +134,10 @@ class SimScopes:
                 for pid in list(simulation.scopes[_scope(lease)].pids):
                     simulation.kill(pid)
 
+    def stands(self, lease: Lease) -> bool:
+        """Tell whether the lease's scope exists."""
+        return _scope(lease) in self._simulation.scopes
+
     def confined(self) -> frozenset[int]:
         """Return the CPUs that no host task can enter now."""
         return self._simulation.confined()

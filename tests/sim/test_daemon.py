@@ -356,15 +356,15 @@ def test_watch_tells_the_pool_and_every_change(host: Host) -> None:
 def test_a_client_is_answered_while_the_pool_is_made(host: Host) -> None:
     started, go_on = threading.Event(), threading.Event()
     kernel = host.simulation.kernel
-    fill = kernel.banks.fill
+    settle = kernel.banks.settle
 
-    def slow(bank: Any, pages: int) -> None:
+    def slow(bank: Any, leases: Any) -> None:
         started.set()
         assert go_on.wait(10)
-        fill(bank, pages)
+        settle(bank, leases)
 
     async def test() -> None:
-        kernel.banks.fill = slow  # type: ignore[method-assign]
+        kernel.banks.settle = slow  # type: ignore[method-assign]
         daemon = new_daemon(host)
         start = asyncio.ensure_future(daemon.start())
         await asyncio.to_thread(started.wait, 10)

@@ -142,7 +142,7 @@ def test_an_undo_that_dies_takes_nothing_when_it_is_repeated(boot: Boot) -> None
         for each in (host, alone):
             each.simulation.set_by_hand(0, each.simulation.counts(0).persistent + 7)
 
-    host.effects.after("fill", somebody_else)
+    host.effects.after("hold", somebody_else)
     host.effects.after("mount", lambda: host.effects.die_before("ledger idle"))
     host.effects.fail("write 0", errno.EBUSY)
     with pytest.raises(Died):

@@ -149,7 +149,7 @@ def test_a_bad_file_costs_nothing(boot: Boot) -> None:
 def test_a_bad_file_does_not_keep_a_dead_allocators_work(boot: Boot) -> None:
     """The start fails and must leave the machine as it was, not as a crash left it."""
     host = SCENARIOS["apply"].prepare(boot)
-    host.effects.die_after("fill")
+    host.effects.die_after("hold")
     with pytest.raises(Died):
         host.start()
     host.config_path.write_text("memory_mib: 64\ncpu_cuont: 2\n")

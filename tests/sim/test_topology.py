@@ -32,7 +32,7 @@ def test_a_pool_is_read_as_if_it_were_given_back(machine: Machine) -> None:
     bank = Bank("bank0", core.node, 2048, 16)
     simulation.set_by_hand(core.node, 16)
     simulation.kernel.banks.mount(bank)
-    simulation.kernel.banks.fill(bank, bank.pages)
+    simulation.kernel.banks.settle(bank, {})
     for cpu in core.cpus:
         simulation.kernel.sysfs.set_online(cpu, False)
 
