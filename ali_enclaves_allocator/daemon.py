@@ -21,7 +21,7 @@ from ali_enclaves_allocator.model.refusals import PoolNotReady, ReloadRefused
 from ali_enclaves_allocator.model.tally import Tally
 from ali_enclaves_allocator.server.contract import Peer
 from ali_enclaves_allocator.server.endpoint import Endpoint
-from ali_enclaves_allocator.server.interface import PoolView, State, pool_view
+from ali_enclaves_allocator.server.interface import PoolView, State, pool_view, sentence, why
 from ali_enclaves_allocator.server.monitor import Monitor
 from ali_enclaves_allocator.server.service import Service
 
@@ -230,7 +230,7 @@ class Daemon:
     def tell(self) -> None:
         """Show the state as it is now to systemd and to the watchers."""
         self._view = None
-        unit.status(self.view().summary)
+        unit.status(sentence(self.state, self._ledger.record.pool, why(self._reason, self._drift)))
         self._service.publish()
 
     async def change(self, work: Callable[[], T]) -> T:

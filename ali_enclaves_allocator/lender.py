@@ -1,8 +1,6 @@
 """The lender: who may have a part of the pool, and for how long. The steps of it are in change/leases.py."""
 
 import asyncio
-import grp
-import json
 import logging
 import os
 import secrets
@@ -11,30 +9,21 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol, TypeVar
 
-from pydantic_core import from_json
-
-from ali_enclaves_allocator.change.leases import lend, take_back
+from ali_enclaves_allocator.admission import Admission
+from ali_enclaves_allocator.change.leases import is_settled, lend, settle, take_back
 from ali_enclaves_allocator.change.ledger import Ledger
 from ali_enclaves_allocator.kernel import peers
 from ali_enclaves_allocator.kernel.doors import Kernel
-from ali_enclaves_allocator.model.errors import AllocatorError
+from ali_enclaves_allocator.model.errors import AllocatorError, KernelRefused
 from ali_enclaves_allocator.model.events import LEASE_ENDED, LEASE_GRANTED, REFUSED
 from ali_enclaves_allocator.model.lease import Request, grant
 from ali_enclaves_allocator.model.pool import Holder, Lease
-from ali_enclaves_allocator.model.refusals import HolderGone, InvalidRequest, NoSuchLease, NotPermitted
+from ali_enclaves_allocator.model.refusals import HolderGone, NoSuchLease, NotPermitted
 from ali_enclaves_allocator.server.contract import Peer
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-GROUP = "de"
-"""Members may take leases without being root."""
-
-ANNOTATION_BYTES = 1024
-
-LEDGER_DEPTH = 8
-"""How deep annotations lie in the ledger and in the replies, at most: JSON is read to a limited depth."""
 
 
 class Owner(Protocol):
@@ -49,15 +38,22 @@ class Owner(Protocol):
     def tell(self) -> None:
         """Tell the watchers that leases came or went."""
 
+    def look(self) -> None:
+        """Compare the pool with the kernel anew."""
+
 
 class Lender:
     """Lends parts of the pool to processes, and takes each back when its holder ends."""
 
     def __init__(self, kernel: Kernel, ledger: Ledger, owner: Owner) -> None:
         self._kernel, self._ledger, self._owner = kernel, ledger, owner
+        self._admission = Admission()
         self._pidfds: dict[str, int] = {}
         self._lending: set[asyncio.Task[tuple[Lease, int]]] = set()
         self._ending: dict[str, asyncio.Task[None]] = {}
+        self._settling: asyncio.Task[None] | None = None
+        self._unwatched: set[str] = set()
+        """Leases of predecessors whose holders live, for all we know, and could not be watched yet."""
         self._refusals: dict[str, str] = {}
         """Why a lease could not be taken back, by its id: said once."""
 
@@ -65,28 +61,28 @@ class Lender:
         """Watch the holders of every lease that a predecessor granted. What could not be taken back is `retry`'s."""
         for lease in self._ledger.record.pool.leases:
             if lease.granted and lease.id not in self._pidfds:
-                try:
-                    self._watch(lease, os.pidfd_open(lease.holder.pid))
-                except OSError:
-                    self._ended(lease.id)
-                    continue
-                if not self._kernel.processes.alive(lease.holder):  # somebody else has its pid
-                    self._ended(lease.id)
+                self._adopt(lease)
 
     def retry(self) -> None:
         """Take back what could not be taken back before, were it because the ledger could not be written.
 
-        A lease that is being made is not watched yet, and is none of those.
+        A lease that is being made is not watched yet, and is none of those. Pages that somebody took while they
+        changed hands are asked for again.
         """
         if self._lending:
             return
-        for lease in self._ledger.record.pool.leases:
-            if not lease.granted or lease.id not in self._pidfds:
+        pool = self._ledger.record.pool
+        for lease in pool.leases:
+            if lease.id in self._unwatched:
+                self._adopt(lease)
+            elif not lease.granted or lease.id not in self._pidfds:
                 self._end_soon(lease.id, "what was refused before is done")
+        if not (self._settling or self._ending or is_settled(pool, self._kernel)):
+            self._settling = asyncio.ensure_future(self._settle())
 
     async def close(self) -> None:
         """Finish what has begun and watch no more. The leases stay."""
-        while under_way := [*self._lending, *self._ending.values()]:
+        while under_way := [*self._lending, *self._ending.values(), *([self._settling] if self._settling else [])]:
             await asyncio.wait(under_way)
             await asyncio.sleep(0)
         for id in list(self._pidfds):
@@ -100,8 +96,7 @@ class Lender:
         Raises:
             AllocatorError: it may not, or cannot have it; nothing was lent.
         """
-        _require_member(peer)
-        _require_sense(request)
+        await self._admission.require(request, peer)
         task = asyncio.ensure_future(self._acquire(request, peer))
         self._lending.add(task)
         task.add_done_callback(self._lending.discard)
@@ -127,13 +122,11 @@ class Lender:
 
     async def _acquire(self, request: Request, peer: Peer) -> tuple[Lease, int]:
         """Lend and watch the holder."""
-        pidfd = peers.pidfd(peer.sock, peer.pid)
-        if pidfd is None:
-            raise HolderGone(peer.pid)
         try:
-            holder = self._kernel.processes.holder(peer.pid, peer.uid, peer.gid)
-            if holder is None or peers.has_ended(pidfd):  # what was read may be another's that has its pid now
-                raise HolderGone(peer.pid)
+            pidfd, holder = self._identify(peer)
+        except OSError as error:  # such as EMFILE: that tells nothing of the caller
+            raise KernelRefused("watch the caller", error.strerror or str(error)) from error
+        try:
             lease, memory = await self._owner.change(partial(self._lend, request, holder))
         except BaseException:
             os.close(pidfd)
@@ -144,8 +137,23 @@ class Lender:
         self._owner.tell()
         return lease, memory
 
+    def _identify(self, peer: Peer) -> tuple[int, Holder]:
+        """Return a pidfd of the process that connected, and who it is."""
+        pidfd = peers.pidfd(peer.sock, peer.pid)
+        if pidfd is None:
+            raise HolderGone(peer.pid)
+        try:
+            holder = self._kernel.processes.holder(peer.pid, peer.uid, peer.gid)
+            if holder is None or peers.has_ended(pidfd):  # what was read may be another's that has its pid now
+                raise HolderGone(peer.pid)
+        except BaseException:
+            os.close(pidfd)
+            raise
+        return pidfd, holder
+
     def _lend(self, request: Request, holder: Holder) -> tuple[Lease, int]:
         """Choose and lend; blocking."""
+        settle(self._ledger.record.pool, self._kernel)
         self._owner.require_ready()
         chosen = grant(request, self._ledger.record.pool)
         lease = Lease(
@@ -171,6 +179,39 @@ class Lender:
             self._forget(lease.id)
             self._end_soon(lease.id, "its caller was not answered")
 
+    def _adopt(self, lease: Lease) -> None:
+        """Watch the holder of a lease that a predecessor granted; end the lease if it has ended."""
+        self._unwatched.discard(lease.id)
+        try:
+            self._watch(lease, os.pidfd_open(lease.holder.pid))
+            if self._kernel.processes.alive(lease.holder):  # and nobody else has its pid
+                return
+        except ProcessLookupError:
+            pass
+        except OSError as error:  # such as EMFILE: that tells nothing of the holder
+            log.error("lease %s: cannot watch its holder yet: %s", lease.describe(), error.strerror)
+            self._forget(lease.id)
+            self._unwatched.add(lease.id)
+            return
+        self._ended(lease.id)
+
+    async def _settle(self) -> None:
+        """Hold again what banks are short of, and let the owner see it."""
+        try:
+            await self._owner.change(lambda: settle(self._ledger.record.pool, self._kernel))
+        except AllocatorError as error:
+            self._tell_once("banks", error)
+        finally:
+            self._settling = None
+        if is_settled(self._ledger.record.pool, self._kernel):
+            self._owner.look()
+
+    def _tell_once(self, key: str, error: AllocatorError) -> None:
+        """Log why something could not be done, unless that was the last thing said of it."""
+        if self._refusals.get(key) != str(error):
+            log.error("%s", error, extra=REFUSED)
+        self._refusals[key] = str(error)
+
     def _watch(self, lease: Lease, pidfd: int) -> None:
         self._pidfds[lease.id] = pidfd
         asyncio.get_running_loop().add_reader(pidfd, self._ended, lease.id)
@@ -195,9 +236,7 @@ class Lender:
         try:
             await self._end(id, why)
         except AllocatorError as error:
-            if self._refusals.get(id) != str(error):
-                log.error("%s", error, extra=REFUSED)
-            self._refusals[id] = str(error)
+            self._tell_once(id, error)
         finally:
             del self._ending[id]
 
@@ -221,36 +260,3 @@ class Lender:
 
     def _find(self, id: str) -> Lease | None:
         return next((lease for lease in self._ledger.record.pool.leases if lease.id == id), None)
-
-
-def _require_sense(request: Request) -> None:
-    """Refuse a request that contradicts itself.
-
-    Raises:
-        InvalidRequest: names the parameter.
-    """
-    try:
-        text = json.dumps(request.annotations, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-        from_json(b"[" * LEDGER_DEPTH + text + b"]" * LEDGER_DEPTH)
-    except ValueError as error:  # such as 1e400, which the wire takes for infinity
-        raise InvalidRequest("annotations", "got a number or a depth that the ledger could not hold") from error
-    if len(text) > ANNOTATION_BYTES:
-        raise InvalidRequest("annotations", f"got more than {ANNOTATION_BYTES} bytes of JSON")
-    if (request.cpus is None) == (request.cpu_count is None):
-        raise InvalidRequest("cpu_count", "wanted either cpu_count or cpus")
-
-
-def _require_member(peer: Peer) -> None:
-    """Let root and members of the group pass; supplementary groups count, as they were at connect.
-
-    Raises:
-        NotPermitted: the caller is neither.
-    """
-    if peer.uid == 0:
-        return
-    try:
-        wanted = grp.getgrnam(GROUP).gr_gid
-    except KeyError:
-        wanted = -1
-    if wanted != peer.gid and wanted not in peers.groups(peer.sock):
-        raise NotPermitted(f"root or group {GROUP}", "acquire", peer.uid)

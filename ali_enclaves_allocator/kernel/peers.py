@@ -11,6 +11,9 @@ SO_PEERGROUPS = 59
 SO_PEERPIDFD = 77
 """Socket options of Linux 4.13 and 6.5 that Python has no names for (asm-generic/socket.h)."""
 
+GONE = {errno.ESRCH, errno.EINVAL, errno.ENODATA}
+"""What SO_PEERPIDFD and pidfd_open answer for a process that has ended, each in some version (net/core/sock.c)."""
+
 MOST_GROUPS = 65536
 """NGROUPS_MAX (linux/limits.h)."""
 
@@ -36,20 +39,29 @@ def pidfd(sock: socket.socket, pid: int) -> int | None:
     """Return a pidfd of the process that connected, the caller's to close; None when it has ended.
 
     Before Linux 6.5 it is that of the process that has its pid now.
+
+    Raises:
+        OSError: it cannot be told, as when we have too many descriptors.
     """
     try:
-        found = sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
+        found = _pidfd(sock, pid)
     except OSError as error:
-        if error.errno != errno.ENOPROTOOPT:
+        if error.errno in GONE:
             return None
-        try:
-            found = os.pidfd_open(pid)
-        except OSError:
-            return None
+        raise
     if has_ended(found):
         os.close(found)
         return None
     return found
+
+
+def _pidfd(sock: socket.socket, pid: int) -> int:
+    try:
+        return sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
+    except OSError as error:
+        if error.errno != errno.ENOPROTOOPT:
+            raise
+    return os.pidfd_open(pid)
 
 
 def has_ended(pidfd: int) -> bool:

@@ -45,10 +45,10 @@ class Processes(Protocol):
         """Return the SCHED_DEADLINE tasks that may run on a CPU."""
 
     def holder(self, pid: int, uid: int, gid: int) -> Holder | None:
-        """Describe a process that a lease will belong to; None when it has ended."""
+        """Describe a process that a lease will belong to; None when it has ended; raises OSError."""
 
     def alive(self, holder: Holder) -> bool:
-        """Tell whether that very process still runs."""
+        """Tell whether that very process still runs; raises OSError where that cannot be told."""
 
 
 class LinuxProcesses:
@@ -81,11 +81,15 @@ class LinuxProcesses:
 
 
 def _started(pid: int) -> int:
-    """Return when a process started, in clock ticks from boot; 0 when it is dead or a zombie (proc(5))."""
+    """Return when a process started, in clock ticks from boot; 0 when it is dead or a zombie (proc(5)).
+
+    Raises:
+        OSError: it cannot be told, as when we have too many descriptors.
+    """
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
             fields = stat.read().rpartition(")")[2].split()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return 0
     return 0 if fields[0] in "ZX" else int(fields[19])
 

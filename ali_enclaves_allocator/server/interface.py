@@ -177,12 +177,18 @@ class ReloadFailed(BaseModel, frozen=True):
     message: str = Field(description="for people: what, got and wanted, the state now, what to do")
 
 
+def why(reason: str | None, drift: tuple[Drift, ...]) -> str | None:
+    """Say why the pool is not what it should be."""
+    return reason or "; ".join(map(str, drift)) or None
+
+
 def sentence(state: State, pool: Pool, reason: str | None) -> str:
     """Say in one sentence how the pool stands, as `systemctl status` shows it."""
+    reason = reason and reason.splitlines()[0]
     if pool == Pool():
         return f"{state}: {reason}" if reason else f"{state}: no pool"
-    count = len(pool.leases)
-    leases = ", ".join(lease.describe() for lease in pool.leases)
+    granted = [lease.describe() for lease in pool.leases if lease.granted]
+    count, leases = len(granted), ", ".join(granted)
     lent = f"{count} lease{'s' * (count > 1)}: {leases}" if leases else "no leases"
     text = f"pool {state}: {pool.describe()}; {lent}"
     return f"{text}; {reason}" if reason else text
@@ -199,16 +205,15 @@ def pool_view(
     tally: Tally,
 ) -> PoolView:
     """Put together what GetPool answers. Pure."""
-    why = reason or "; ".join(str(entry) for entry in drift) or None
     return PoolView(
         state=state,
-        summary=sentence(state, pool, why and why.splitlines()[0]),
-        reason=why,
+        summary=sentence(state, pool, why(reason, drift)),
+        reason=why(reason, drift),
         config_path=config_path,
         config=pool.config and _config_view(pool.config),
         cpus=sorted(pool.cpus),
         memory_mib=pool.memory_mib,
-        leases=len(pool.leases),
+        leases=sum(lease.granted for lease in pool.leases),
         nodes=[_node_view(node, pool, topology, sight) for node in topology.nodes],
         drift=[DriftView(what=entry.what, wanted=entry.wanted, got=entry.got) for entry in drift],
         short_grants=tally.short_grants,

@@ -21,9 +21,10 @@ from typing import Any
 
 import pytest
 
-from ali_enclaves_allocator import lender
+from ali_enclaves_allocator import admission
 from ali_enclaves_allocator.change.ledger import Ledger
 from ali_enclaves_allocator.daemon import Daemon, Paths
+from ali_enclaves_allocator.kernel import peers
 from ali_enclaves_allocator.kernel.processes import LinuxProcesses
 from ali_enclaves_allocator.model.errors import KernelRefused
 from ali_enclaves_allocator.model.events import LEASE_ENDED, LEASE_GRANTED
@@ -107,7 +108,7 @@ def host(boot: Boot, callers: list[Caller], monkeypatch: pytest.MonkeyPatch) -> 
             del simulation.scopes[name]
 
     monkeypatch.setattr(simulation, "kill", kill)
-    monkeypatch.setattr(lender.grp, "getgrnam", lambda name: SimpleNamespace(gr_gid=GROUP_ID))
+    monkeypatch.setattr(admission.grp, "getgrnam", lambda name: SimpleNamespace(gr_gid=GROUP_ID))
     for directory in (host.directory, host.directory.parent):
         directory.chmod(0o711)
     return host
@@ -702,6 +703,222 @@ sock.connect(sys.argv[1])
 call = {"method": "io.ali-enclaves.Allocator.Acquire", "parameters": json.loads(sys.argv[2])}
 sock.send(json.dumps(call).encode() + b"\\0")
 """
+
+
+@pytest.mark.parametrize("oneway", [True, False], ids=["wants no answer", "hangs up"])
+def test_a_caller_that_does_not_read_the_answer_has_its_lease_until_it_ends(oneway: bool, host: Host) -> None:
+    async def test() -> None:
+        async with running(host) as daemon:
+            fds = daemon_fds()
+            call = json.dumps({"method": f"{holder.NAME}.Acquire", "parameters": ASKED, "oneway": oneway})
+            command = [sys.executable, "-c", HUNG_UP, socket_of(host), call, str(oneway)]
+            with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE) as caller:
+                await until(lambda: len(daemon.leases()) == 1)
+                await until(lambda: oneway or not daemon._endpoint._server._clients)  # type: ignore[union-attr]
+                daemon.look()
+                await asyncio.sleep(0.1)
+                assert [lease.holder.pid for lease in daemon.leases()] == [caller.pid]
+                assert caller.poll() is None
+                caller.kill()
+            await until(lambda: not host.record.pool.leases)
+            assert_whole(host, daemon)
+            await until(lambda: daemon_fds() == fds)
+        host.assert_untouched()
+
+    run(test)
+
+
+HUNG_UP = """
+import socket, sys
+sock = socket.socket(socket.AF_UNIX)
+sock.connect(sys.argv[1])
+sock.send(sys.argv[2].encode() + b"\\0")
+if sys.argv[3] == "False":
+    sock.close()
+sys.stdin.read()
+"""
+
+
+# Pages that somebody took
+
+
+@pytest.mark.parametrize("asked", [True, False], ids=["by the next lease", "by the timer"])
+def test_pages_taken_while_they_changed_hands_are_held_again(
+    asked: bool, host: Host, call_from: Callable[..., Caller]
+) -> None:
+    async def test() -> None:
+        async with running(host) as daemon:
+            host.simulation.mounts["bank0"].truncate("hold", 30)
+            assert host.simulation.kernel.banks.held() == {"bank0": 30}
+            if asked:
+                caller = call_from()
+                assert "lease" in await caller.call("Acquire", **ASKED)
+                caller.process.kill()
+                await until(lambda: not host.record.pool.leases)
+            else:
+                daemon.look()
+                assert daemon.state == "degraded"
+                await until(lambda: daemon.state == "ready")
+            assert_whole(host, daemon)
+        host.assert_untouched()
+
+    run(test)
+
+
+def test_pages_that_do_not_come_back_are_drift_and_asked_for_at_each_look(
+    host: Host, call_from: Callable[..., Caller]
+) -> None:
+    async def test() -> None:
+        async with running(host) as daemon:
+            thief = host.simulation.mounts["bank0"]
+            thief.truncate("hold", 30)
+            thief.promised, host.simulation.pages[2048].reserved = 0, 0
+            assert host.simulation.use(0, 2) == 2
+            for _ in range(3):
+                daemon.look()
+                await until(lambda: not daemon._lender._settling)
+            assert [entry.got for entry in daemon.view().drift] == ["30 pages held"]
+            reply = await call_from().call("Acquire", **ASKED)
+            assert reply["error"] == "PoolNotReady"
+            assert reply["reason"] == "bank bank0: 30 pages held, wanted 32 pages held"
+            host.simulation.release(0, 2)
+            daemon.look()
+            await until(lambda: daemon.state == "ready")
+            assert thief.used == 32
+
+    run(test)
+
+
+# Descriptors and lookups of our own
+
+
+def test_a_caller_is_not_said_to_have_ended_when_we_lack_descriptors(
+    host: Host, call_from: Callable[..., Caller], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def test() -> None:
+        async with running(host) as daemon:
+            caller = call_from()
+            for where, name in ((peers, "_pidfd"), (host.simulation.kernel.processes, "holder")):
+                with monkeypatch.context() as full:
+                    full.setattr(where, name, refuse)
+                    reply = await caller.call("Acquire", **ASKED)
+                assert reply["error"] == "KernelRefused"
+                assert reply["message"] == "cannot watch the caller: Too many open files; nothing was changed"
+            assert_whole(host, daemon)
+            assert "lease" in await caller.call("Acquire", **ASKED)
+            caller.end()
+
+    run(test)
+
+
+def test_a_lease_whose_holder_cannot_be_watched_yet_does_not_end(
+    host: Host, call_from: Callable[..., Caller], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def test() -> None:
+        daemon = new_daemon(host)
+        await daemon.start()
+        caller = call_from()
+        lease = (await caller.call("Acquire", **ASKED))["lease"]
+        await daemon.stop(keep=True)
+        with monkeypatch.context() as full:
+            full.setattr(os, "pidfd_open", refuse)
+            successor = new_daemon(host)
+            await successor.start()
+            successor.look()
+            assert not successor._lender._ending
+        successor.look()
+        assert [entry.id for entry in successor.leases()] == [lease["id"]]
+        caller.process.kill()
+        await until(lambda: not host.record.pool.leases)
+        assert_whole(host, successor)
+        await successor.stop(keep=False)
+        host.assert_untouched()
+
+    run(test)
+
+
+def test_a_slow_directory_service_keeps_only_those_waiting_who_need_it(
+    host: Host, call_from: Callable[..., Caller], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, go_on = threading.Event(), threading.Event()
+
+    def slow(_: str) -> SimpleNamespace:
+        asked.set()
+        assert go_on.wait(10)
+        return SimpleNamespace(gr_gid=GROUP_ID)
+
+    async def test() -> None:
+        monkeypatch.setattr(admission.grp, "getgrnam", slow)
+        async with running(host):
+            member, root = call_from(uid=1001, gid=1001, groups=[GROUP_ID]), call_from()
+            waiting = asyncio.ensure_future(member.call("Acquire", **ASKED))
+            await asyncio.to_thread(asked.wait, 10)
+            assert "lease" in await root.call("Acquire", **ASKED)
+            assert not waiting.done()
+            go_on.set()
+            assert "lease" in await waiting
+            for caller in (member, root):
+                caller.end()
+        host.assert_untouched()
+
+    run(test)
+
+
+def test_a_holder_whose_pid_is_another_s_is_not_moved_into_a_scope(
+    host: Host, call_from: Callable[..., Caller]
+) -> None:
+    """It may end, and its pid be taken, at any moment until it is there."""
+
+    async def test() -> None:
+        async with running(host) as daemon:
+            alive = RealHolders.alive
+            for moment in ("before", "after"):
+                caller = call_from()
+                await caller.call("GetPool")
+
+                def reuse() -> None:
+                    RealHolders.alive = lambda *_: False  # type: ignore[assignment]
+
+                getattr(host.effects, moment)("own" if moment == "before" else "start evm-", reuse)
+                reply = await caller.call("Acquire", **ASKED)
+                RealHolders.alive = alive  # type: ignore[method-assign]
+                host.effects.restart()
+                if moment == "before":
+                    assert (reply["error"], reply["pid"]) == ("HolderGone", caller.pid)
+                    assert reply["message"].endswith("has ended; nothing is lent")
+                await until(lambda: not host.record.pool.leases)
+                assert_whole(host, daemon)
+
+    run(test)
+
+
+def test_only_what_was_granted_is_counted(host: Host, call_from: Callable[..., Caller]) -> None:
+    """A lease that is being made, or taken back, is none that ListLeases knows."""
+    seen: list[tuple[int, str]] = []
+
+    def note(daemon: Daemon) -> None:
+        daemon._view = None
+        view = daemon.view()
+        seen.append((view.leases, view.summary.rpartition("; ")[2]))
+
+    async def test() -> None:
+        async with running(host) as daemon:
+            host.effects.before("own", lambda: note(daemon))
+            caller = call_from()
+            await caller.call("Acquire", name="web", **ASKED)
+            note(daemon)
+            host.effects.before("dissolve", lambda: note(daemon))
+            caller.process.kill()
+            await until(lambda: not host.record.pool.leases)
+
+    run(test)
+    assert seen == [(0, "no leases"), (1, "1 lease: web (CPUs 6-7, 16 MiB)"), (0, "no leases")]
 
 
 def test_a_thousand_leases_by_eight_clients_leave_nothing(
