@@ -70,7 +70,8 @@ def grant(request: Request, pool: Pool) -> Grant:
     ]
     if not fits:
         able = [node for node, picked in picks.items() if picked]
-        raise InsufficientMemory(request.memory_mib, [_offer(node, pool, free) for node in able])
+        holders = [lease.describe() for lease in pool.leases if lease.node in able]
+        raise InsufficientMemory(request.memory_mib, _offers(able, pool, free), holders)
     _, _, node, bank = min(fits, key=lambda fit: fit[:3])
     return Grant(picks[node], bank, _pages(request, bank))
 

@@ -73,11 +73,14 @@ class InsufficientMemory(AllocatorError):
     """What was asked for, before it is rounded to whole pages."""
     per_node: list[NodeOffer]
     """What each node has free."""
+    leases: list[str]
+    """Those that hold memory of these nodes."""
 
     def what(self) -> str:
-        """Give what was requested and what each node has free."""
+        """Give what was requested, what each node has free and who has the rest."""
         free = "; ".join(f"node {offer.node}: {offer.memory_mib} MiB free" for offer in self.per_node)
-        return f"cannot lend {self.requested_mib} MiB: {free}"
+        held = f"; held by {', '.join(self.leases)}" if self.leases else ""
+        return f"cannot lend {self.requested_mib} MiB: {free}{held}"
 
     def hint(self) -> str:
         """Name the ways out."""

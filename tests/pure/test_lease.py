@@ -174,7 +174,7 @@ LESS = "ask for less, end an enclave, or raise memory_mib in allocator.yaml and 
         pytest.param(
             lent(TWO_BANKS, 2, pages=20),
             Request(26, 2),
-            f"cannot lend 26 MiB: node 0: 24 MiB free; nothing was changed\n  ({LESS})",
+            f"cannot lend 26 MiB: node 0: 24 MiB free; held by web (CPUs 2-3, 40 MiB); nothing was changed\n  ({LESS})",
             id="memory in one piece",
         ),
     ],
