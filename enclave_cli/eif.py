@@ -32,6 +32,13 @@ LONGEST = {CMDLINE: 2047, METADATA: 1 << 20, SIGNATURE: 1 << 20}
 
 CHUNK = 1 << 20
 
+NO_FILES = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+
 
 class Section:
     """A part of an image: what it is, where its data lies, and the SHA-256 of it."""
@@ -127,7 +134,7 @@ class _Reader:
     def check_file(self) -> None:
         status = os.fstat(self.fd)
         if not stat.S_ISREG(status.st_mode):
-            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            kind = NO_FILES.get(stat.S_IFMT(status.st_mode), "something else")
             raise refusal(self.image.path, f"got {kind}, wanted a regular file")
         self.image.size = status.st_size
         if status.st_size < HEADER.size:

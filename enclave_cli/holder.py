@@ -44,21 +44,27 @@ class Holder:
 
     def acquire(self, request: "dict[str, Any]") -> "dict[str, Any]":
         """Have the child take a lease, and return it. Raises Failure."""
-        self.control.sendall(json.dumps(request).encode() + b"\n")
         line = b""
-        while not line.endswith(b"\n"):
-            data = self.control.recv(65536)
-            if not data:
-                raise self.failure("before it had a lease")
-            line += data
+        try:
+            self.control.sendall(json.dumps(request).encode() + b"\n")
+            while not line.endswith(b"\n"):
+                data = self.control.recv(65536)
+                if not data:
+                    raise ConnectionResetError
+                line += data
+        except ConnectionError:
+            raise self.failure("before it had a lease") from None
         answer = json.loads(line)
         if "failure" in answer:
             raise Failure(*answer["failure"])
         return dict(answer["lease"])
 
     def start(self, directory: str) -> None:
-        """Have the child become QEMU; its monitor will be in `directory`."""
-        self.control.sendall(directory.encode() + b"\n")
+        """Have the child become QEMU; its monitor will be in `directory`. Raises Failure."""
+        try:
+            self.control.sendall(directory.encode() + b"\n")
+        except ConnectionError:
+            raise self.failure("before it became QEMU") from None
 
     def ended(self, seconds: float = 0.0) -> bool:
         """Tell whether it has ended, or ends within some seconds."""

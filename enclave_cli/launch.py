@@ -22,12 +22,6 @@ if TYPE_CHECKING:
     from enclave_cli.options import Request
     from enclave_cli.settings import Settings
 
-START_SECONDS = 120.0
-"""How long QEMU may take until its virtual CPUs run."""
-
-HEARTBEAT_SECONDS = 600.0
-"""How long an image that sends a heartbeat may take to send it; emulation inside emulation is slow."""
-
 POLL_SECONDS = 0.02
 BOOT_NANOSECONDS = 10_000_000
 """The time that the first virtual CPU has used when we believe that it runs; the others wait for it."""
@@ -37,7 +31,7 @@ class Launch:
     """One launch; `progress` is told each phase."""
 
     def __init__(self, request: "Request", settings: "Settings", progress: "Callable[[str], None]") -> None:
-        self.request, self.progress = request, progress
+        self.request, self.settings, self.progress = request, settings, progress
         self.qemu = settings.find_qemu()
         self.accel = request.accelerator(settings.accel)
         self.directory = ""
@@ -123,31 +117,30 @@ class Launch:
         if recorded:
             console.record(recorded, self.directory)
         holder.start(self.directory)
-        with contextlib.closing(self._monitor(holder, os.path.join(self.directory, paths.MONITOR))) as monitor:
-            try:
-                self._let_run(holder, monitor, lease["cpus"])
-            except OSError as error:
-                if holder.ended(1.0):
-                    raise holder.failure("as it started") from None
-                raise Failure(failure.NOT_STARTED, f"cannot start the enclave: {error}") from None
+        deadline = time.monotonic() + self.settings.start_seconds
+        try:
+            with contextlib.closing(self._monitor(holder, deadline)) as monitor:
+                self._let_run(holder, monitor, lease["cpus"], deadline)
+        except OSError as error:
+            if holder.ended(1.0):
+                raise holder.failure("as it started") from None
+            raise Failure(failure.NOT_STARTED, f"cannot start the enclave: {error}; ended it") from None
 
-    def _monitor(self, holder: Holder, path: str) -> qemu.Monitor:
-        deadline = time.monotonic() + START_SECONDS
+    def _monitor(self, holder: Holder, deadline: float) -> qemu.Monitor:
+        path = os.path.join(self.directory, paths.MONITOR)
         while not holder.ended(POLL_SECONDS):
             try:
-                return qemu.Monitor(path, timeout=START_SECONDS)
+                return qemu.Monitor(path, self.settings.start_seconds)
             except (FileNotFoundError, ConnectionRefusedError):
                 if time.monotonic() > deadline:
-                    why = f"QEMU opened no monitor within {START_SECONDS:g} s"
-                    raise Failure(failure.NOT_STARTED, f"cannot start the enclave: {why}") from None
+                    raise self._late("QEMU to open its monitor", "start_seconds") from None
         raise holder.failure("before it opened its monitor")
 
-    def _let_run(self, holder: Holder, monitor: qemu.Monitor, cpus: list[int]) -> None:
+    def _let_run(self, holder: Holder, monitor: qemu.Monitor, cpus: list[int], deadline: float) -> None:
         vcpus = monitor.vcpu_threads()
         qemu.pin(holder.pid, vcpus, cpus)
         before = [qemu.nanoseconds(holder.pid, thread) for thread in vcpus]
         monitor.execute("cont")
-        deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if holder.ended(POLL_SECONDS):
                 raise holder.failure("as it started")
@@ -155,20 +148,25 @@ class Launch:
             running = monitor.execute("query-status")["status"] == "running"
             if running and used[0] >= BOOT_NANOSECONDS and all(used):
                 return qemu.pin(holder.pid, vcpus, cpus)  # threads that came since
-        raise Failure(
-            failure.NOT_STARTED, f"cannot start the enclave: its CPUs used no time within {START_SECONDS:g} s"
+        raise self._late("its CPUs to run", "start_seconds")
+
+    def _late(self, awaited: str, setting: str) -> Failure:
+        """Return the failure of what did not come in time."""
+        seconds = getattr(self.settings, setting)
+        return Failure(
+            failure.NOT_STARTED,
+            f"cannot start the enclave: waited {seconds} s for {awaited}; ended it "
+            f"(on a slow machine set {setting}= in {paths.SETTINGS})",
         )
 
     def _hear(self, holder: Holder, listener: socket.socket, cid: int) -> None:
         """Wait for the heartbeat that the image promised."""
         self.progress("waiting for its heartbeat")
-        deadline = time.monotonic() + HEARTBEAT_SECONDS
+        deadline = time.monotonic() + self.settings.heartbeat_seconds
         while (left := deadline - time.monotonic()) > 0:
             ready = select.select([listener.fileno(), holder.pidfd], [], [], left)[0]
             if holder.pidfd in ready:
                 raise holder.failure("before its heartbeat")
             if ready and vsock.heard(listener, cid):
                 return
-        raise Failure(
-            failure.NOT_STARTED, f"cannot wait longer for the heartbeat: none within {HEARTBEAT_SECONDS:g} s; ended it"
-        )
+        raise self._late("the heartbeat that the image promises", "heartbeat_seconds")

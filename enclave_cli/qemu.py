@@ -49,7 +49,8 @@ def command(
 class Monitor:
     """A connection to QEMU's monitor at `path`. All methods may raise OSError: it is gone, or answers nonsense."""
 
-    def __init__(self, path: str, timeout: float = 30.0) -> None:
+    def __init__(self, path: str, timeout: float) -> None:
+        self.timeout = timeout
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self.sock.settimeout(timeout)
         self._received = b""
@@ -82,7 +83,10 @@ class Monitor:
 
     def _message(self) -> "dict[str, Any]":
         while b"\n" not in self._received:
-            data = self.sock.recv(65536)
+            try:
+                data = self.sock.recv(65536)
+            except TimeoutError:
+                raise TimeoutError(f"waited {self.timeout:g} s for an answer of QEMU's monitor") from None
             if not data:
                 raise ConnectionResetError("QEMU closed its monitor")
             self._received += data

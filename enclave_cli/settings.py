@@ -9,13 +9,21 @@ ACCELERATORS = ("auto", "kvm", "tcg")
 QEMU = ("qemu-system-x86_64", "/usr/libexec/qemu-kvm")
 """What QEMU is called where nobody says: by Debian, and by the RHEL family."""
 
+LONGEST_SECONDS = 86400
+
 
 class Settings:
-    """What the file says, or what holds without it; an empty `qemu` means to look for it."""
+    """What the file says, or what holds without it; an empty `qemu` means to look for it.
+
+    `start_seconds` is how long QEMU may take until its monitor answers and its virtual CPUs run, `heartbeat_seconds`
+    how long an image that sends a heartbeat may take to send it: emulation inside emulation is slow.
+    """
 
     def __init__(self) -> None:
         self.accel = "auto"
         self.qemu = ""
+        self.start_seconds = 300
+        self.heartbeat_seconds = 600
 
     def find_qemu(self) -> str:
         """Return the path of QEMU. Raises Failure."""
@@ -57,4 +65,8 @@ def _set(settings: Settings, text: str, where: str) -> None:
         raise Failure(failure.FILE_REFUSED, f"{where}: got {text!r}, wanted {wanted}")
     if key == "accel" and value not in ACCELERATORS:
         raise Failure(failure.FILE_REFUSED, f"{where}: accel: got {value!r}, wanted {', '.join(ACCELERATORS)}")
-    setattr(settings, key, value)
+    if not key.endswith("_seconds"):
+        return setattr(settings, key, value)
+    if not (value.isascii() and value.isdigit() and 1 <= int(value) <= LONGEST_SECONDS):
+        raise Failure(failure.FILE_REFUSED, f"{where}: {key}: got {value!r}, wanted 1 to {LONGEST_SECONDS} seconds")
+    setattr(settings, key, int(value))

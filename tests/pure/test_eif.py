@@ -191,8 +191,8 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path, told in [
         (tmp_path, "got a directory, wanted a regular file"),
-        (tmp_path / "fifo", "got not a regular file, wanted a regular file"),
-        (Path("/dev/null"), "got not a regular file, wanted a regular file"),
+        (tmp_path / "fifo", "got a FIFO, wanted a regular file"),
+        (Path("/dev/null"), "got a character device, wanted a regular file"),
         (tmp_path / "absent", "cannot open it: No such file or directory"),
         (Path("/proc/self/mem"), "header at offset 0: got 0 bytes"),
     ]:

@@ -183,15 +183,19 @@ class Cli:
         script = directory / "qemu"
         script.write_text(qemu)
         script.chmod(0o755)
-        settings = directory / "enclave-cli.conf"
-        settings.write_text(f"# of a test\n[enclave-cli]\naccel = tcg\nqemu = {script}\n")
+        self.settings = directory / "enclave-cli.conf"
+        self.settings.write_text(f"# of a test\n[enclave-cli]\naccel = tcg\nqemu = {script}\n")
         paths = {
             "repository": str(Path(__file__).parents[2]),
             "socket": str(self.socket),
             "run": str(self.run_directory),
-            "settings": str(settings),
+            "settings": str(self.settings),
         }
         self.preamble = PREAMBLE.format(**paths)
+
+    def set(self, line: str) -> None:
+        """Add a line to the settings."""
+        self.settings.write_text(f"{self.settings.read_text()}{line}\n")
 
     def command(self, *arguments: str) -> Sequence[str]:
         return [sys.executable, "-IS", "-c", self.preamble, *arguments]

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shlex
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -16,14 +18,23 @@ import pytest
 
 from ali_enclaves_allocator.server.interface import AcquireParameters
 from ali_enclaves_allocator.server.service import LENDING_ERRORS
-from enclave_cli import accel, console, enclaves, failure, paths, qemu, vsock
+from enclave_cli import accel, console, eif, enclaves, failure, paths, qemu, vsock
 from enclave_cli.allocator import STATUS
 from enclave_cli.failure import Failure
+from enclave_cli.holder import Holder
 from enclave_cli.options import Request, cpu_ids, is_name, read_config
+from enclave_cli.settings import Settings
 from enclave_cli.settings import read as read_settings
 from tests.sim.launcher import PATIENCE, WITHOUT_VSOCK, Cli, FakeAllocator, tiny_image
 
 SILENT_QEMU = "#!/bin/sh\nexec sleep 600\n"
+MUTE_QEMU = """#!/usr/bin/python3
+import socket, sys, time
+server = socket.socket(socket.AF_UNIX)
+server.bind(sys.argv[-1].removeprefix("unix:").partition(",")[0])
+server.listen()
+time.sleep(600)
+"""
 DYING_QEMU = "#!/bin/sh\necho first >&2\necho 'qemu: no memory for anything' >&2\nexit 3\n"
 RUN = ("run-enclave", "--cpu-count", "2", "--memory", "64", "--eif-path")
 
@@ -217,6 +228,42 @@ def test_what_is_refused_before_the_pool_is_asked(
     assert not allocator.asked
 
 
+def test_what_is_no_image_is_refused_at_once(cli: Cli, allocator: FakeAllocator) -> None:
+    os.mkfifo(cli.directory / "fifo")
+    (cli.directory / "empty").touch()
+    (cli.directory / "loop").symlink_to("loop")
+    bound = socket.socket(socket.AF_UNIX)
+    bound.bind(str(cli.directory / "socket"))
+    with bound:
+        for name, told in [
+            (".", "got a directory, wanted a regular file"),
+            ("fifo", "got a FIFO, wanted a regular file"),
+            ("/dev/zero", "got a character device, wanted a regular file"),
+            ("socket", "cannot open it: No such device or address"),
+            ("loop", "cannot open it: Too many levels of symbolic links"),
+            ("absent", "cannot open it: No such file or directory"),
+            ("empty", "header at offset 0: got 0 bytes, wanted 548 bytes"),
+        ]:
+            path = cli.directory / name
+            for command in (RUN, ("describe-eif", "--eif-path")):
+                done = cli(*command, str(path))
+                assert (done.returncode, done.stdout) == (failure.IMAGE_REFUSED, "")
+                assert f"cannot use image {path}: {told}" in lines(done.stderr)[-1]
+    assert not allocator.asked
+
+
+def test_no_image_makes_the_launcher_take_memory(cli: Cli, allocator: FakeAllocator) -> None:
+    """A reader that believed a size would ask for more than it may have, and fail otherwise than by a refusal."""
+    lying = bytearray(tiny_image())
+    struct.pack_into(">Q", lying, eif.AT_SIZES, 1 << 40)
+    lying[548 + 4 : 548 + 12] = (1 << 40).to_bytes(8, "big")
+    most = f"ulimit -v {256 << 10} && exec " + shlex.join(cli.command("describe-eif", "--eif-path"))
+    for image in (bytes(lying), tiny_image() + bytes(400 << 20)):
+        done = subprocess.run(["bash", "-c", f"{most} {cli.image(image)}"], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (failure.IMAGE_REFUSED, "")
+        assert "section 0: size at offset 284" in done.stderr or "CRC32 at offset 544" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("error", "status"), [("InsufficientCpus", failure.POOL_REFUSED), ("NotPermitted", failure.NOT_PERMITTED)]
 )
@@ -241,6 +288,41 @@ def test_a_qemu_that_dies(tmp_path: Path, cli: Cli, allocator: FakeAllocator) ->
     assert "ended before it opened its monitor, with status 3: qemu: no memory for anything" in done.stderr
     until(lambda: not allocator.leases)
     assert not list(cli.run_directory.iterdir())
+
+
+def test_a_qemu_that_never_opens_its_monitor(tmp_path: Path, cli: Cli, allocator: FakeAllocator) -> None:
+    (tmp_path / "qemu").write_text(SILENT_QEMU)
+    cli.set("start_seconds = 1")
+    done = cli(*RUN, cli.image(tiny_image()))
+    assert (done.returncode, done.stdout) == (failure.NOT_STARTED, "")
+    assert "waited 1 s for QEMU to open its monitor; ended it (on a slow machine set start_seconds=" in done.stderr
+    until(lambda: not allocator.leases)
+
+
+def test_a_monitor_that_never_answers(tmp_path: Path, cli: Cli, allocator: FakeAllocator) -> None:
+    (tmp_path / "qemu").write_text(MUTE_QEMU)
+    cli.set("start_seconds = 1")
+    done = cli(*RUN, cli.image(tiny_image()))
+    assert (done.returncode, done.stdout) == (failure.NOT_STARTED, "")
+    assert "waited 1 s for an answer of QEMU's monitor; ended it" in done.stderr
+    until(lambda: not allocator.leases)
+
+
+def test_a_heartbeat_that_never_comes(cli: Cli, allocator: FakeAllocator) -> None:
+    cli.set("heartbeat_seconds = 1")
+    done = cli(*RUN, cli.image(tiny_image(metadata={"heartbeat": True})))
+    assert (done.returncode, done.stdout) == (failure.NOT_STARTED, "")
+    assert "waited 1 s for the heartbeat that the image promises; ended it (on a slow machine set" in done.stderr
+    until(lambda: not allocator.leases)
+
+
+@pytest.mark.parametrize("next_step", [lambda holder: holder.acquire({}), lambda holder: holder.start("/")])
+def test_a_child_that_is_killed_early(next_step: Callable[[Holder], object]) -> None:
+    holder = Holder(lambda lease, fds: [], {})
+    os.kill(holder.pid, signal.SIGKILL)
+    assert holder.ended(PATIENCE)
+    with pytest.raises(Failure, match=r"it ended before it .*, with signal 9"):
+        next_step(holder)
 
 
 def test_no_qemu(tmp_path: Path, cli: Cli, allocator: FakeAllocator) -> None:
@@ -374,7 +456,9 @@ def test_numbers_of_cpus() -> None:
     ("text", "told"),
     [
         ("accel = fast", ":1: accel: got 'fast', wanted auto, kvm, tcg"),
-        ("\nspeed = 1", ":2: got 'speed = 1', wanted accel = … or qemu = …"),
+        ("\nspeed = 1", ":2: got 'speed = 1', wanted accel = … or qemu = … or start_seconds = …"),
+        ("start_seconds = 0", ":1: start_seconds: got '0', wanted 1 to 86400 seconds"),
+        ("heartbeat_seconds = 1m", ":1: heartbeat_seconds: got '1m', wanted 1 to 86400 seconds"),
         ("tcg", ":1: got 'tcg', wanted"),
     ],
 )
@@ -388,7 +472,14 @@ def test_settings_that_are_wrong(tmp_path: Path, text: str, told: str) -> None:
 
 def test_the_shipped_settings_are_the_defaults() -> None:
     shipped = Path(__file__).parents[2] / "etc/ali-enclaves/enclave-cli.conf"
-    assert vars(read_settings(str(shipped))) == vars(read_settings("/absent")) == {"accel": "auto", "qemu": ""}
+    assert vars(read_settings(str(shipped))) == vars(read_settings("/absent")) == vars(Settings())
+
+
+def test_every_setting_is_shipped_with_its_default() -> None:
+    """Each stands in the file, in a comment; an empty one is explained by what it is instead."""
+    shipped = (Path(__file__).parents[2] / "etc/ali-enclaves/enclave-cli.conf").read_text()
+    for key, value in vars(Settings()).items():
+        assert f"\n#{key} = {value}" in shipped
 
 
 def test_kvm_is_believed_when_it_has_run_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
