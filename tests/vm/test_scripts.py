@@ -33,6 +33,7 @@ RING = {
         "lease_offline.sh",
         "lease_online.sh",
         "refusing_cpu.sh",
+        "enclave_launches.sh",
     ],
     Machine(kernel="6.1"): [
         "documented_file.sh",

@@ -1,5 +1,7 @@
 # Sourced after lib.sh by the scripts about leases and enclaves.
 
+POOL_NODE=0
+
 # Takes a lease in the background and leaves what was answered in $said. Usage: take NAME CPUS MIB [OPTION…]
 declare -A takers=() pipes=()
 take() {
@@ -37,16 +39,16 @@ leases_are() { [ "$(pool leases)" = "$1" ]; }
 # Fails unless the pool is whole: nothing leased, every page held.
 expect_whole() {
     expect_within 60 no_lease
-    expect_equal "$(pool nodes.0.hugepages.0.asked)" "$(pool nodes.0.hugepages.0.free)" "pages free for leases"
+    expect_equal "$(pool "nodes.$POOL_NODE.hugepages.0.asked")" "$(pool "nodes.$POOL_NODE.hugepages.0.free")" "pages free for leases"
     expect_equal ready "$(pool state)" "state"
     expect_equal "" "$(find /sys/fs/cgroup -name 'evm-*.scope')" "scopes left"
     expect_equal "" "$(find /run/ali-enclaves -name 'lease-*')" "memory files left"
     [ ! -e /sys/fs/cgroup/enclaves.slice ] || fail "the slice is left"
 }
 
-# Starts a load on every CPU that it may use, which records the CPUs that it ever ran on.
+# Starts a load on every CPU that it may use, which records the CPUs that it ever ran on. Usage: spin [PAUSE_SECONDS]
 spin() {
-    python3 spinner.py >spun &
+    python3 spinner.py "$@" >spun &
     HOST_SPINNER=$!
 }
 

@@ -1,4 +1,7 @@
-"""Wakes up on every CPU that it may use, again and again, until SIGTERM; then prints the CPUs that it ever ran on."""
+"""Wakes up on every CPU that it may use, again and again, until SIGTERM; then prints the CPUs that it ever ran on.
+
+Usage: spinner.py [SECONDS]; so long it sleeps each time, or nearly not at all.
+"""
 
 import ctypes
 import os
@@ -7,7 +10,7 @@ import sys
 import time
 
 WAKERS_PER_CPU = 2
-PAUSE_SECONDS = 0.05
+PAUSE_SECONDS = float((*sys.argv, "0.05")[1])
 
 getcpu = ctypes.CDLL(None).sched_getcpu
 seen: set[int] = set()
