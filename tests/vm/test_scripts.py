@@ -32,6 +32,8 @@ RING = {
         "fragmented_node.sh",
         "lease_offline.sh",
         "lease_online.sh",
+        "lease_cycles.sh",
+        "lease_holders.sh",
         "refusing_cpu.sh",
         "enclave_launches.sh",
     ],

@@ -1,7 +1,5 @@
 # Sourced after lease_lib.sh by the scripts about enclaves: alice is a plain member of `de`, mallory is not.
 
-POOL_NODE=1
-
 useradd --groups de alice
 useradd mallory
 

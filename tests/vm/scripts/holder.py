@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Takes a lease, says what it got in one line of JSON, and holds it until its standard input ends.
 
-Usage: holder.py [--online] [--name NAME] [--map] [--grow] CPUS MIB
+Usage: holder.py [--online] [--name NAME] [--node NODE] [--map] [--grow] CPUS MIB
 """
 
 import argparse
@@ -35,13 +35,15 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--online", action="store_true")
     parser.add_argument("--name")
+    parser.add_argument("--node", type=int)
     parser.add_argument("--map", action="store_true", help="check that the memory is clear, then write all over it")
     parser.add_argument("--grow", action="store_true", help="try to get one page more than the lease")
     parser.add_argument("cpus", type=int)
     parser.add_argument("mib", type=int)
     options = parser.parse_args()
     wanted = {"cpu_count": options.cpus, "memory_mib": options.mib, "online": options.online}
-    reply, fds = acquire(wanted | ({"name": options.name} if options.name else {}))
+    chosen = {"name": options.name, "node": options.node}
+    reply, fds = acquire(wanted | {key: value for key, value in chosen.items() if value is not None})
     if "error" not in reply:
         lease = reply["parameters"]["lease"]
         lease["allowed_cpus"] = sorted(os.sched_getaffinity(0))

@@ -2,7 +2,7 @@
 
 hold NODE COUNT [KIB]  take so many pages of a node, print "held", and keep them until killed
 steal [NODE]           take every page there is, of one node or of all, print how many, and give them back
-spin FILE              take a page and give it back, over and over; append a line to FILE for each one
+spin FILE [NODE]       take a page and give it back, over and over; append a line to FILE for each one
 fragment NODE MIB      spread locked small pages over so much of a node's memory, print "held", and keep them
 """
 
@@ -19,6 +19,7 @@ MAP_HUGE_SHIFT = 26
 MPOL_BIND = 2
 SET_MEMPOLICY = 238
 MADV_NOHUGEPAGE = 15
+MADV_POPULATE_WRITE = 23
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -30,10 +31,15 @@ def bind(node):
         sys.exit(f"set_mempolicy: {os.strerror(ctypes.get_errno())}")
 
 
+def mapped(kib=PAGE_KIB):
+    """Map one page; fails where not even its count can be had."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_HUGETLB | (kib * 1024).bit_length() - 1 << MAP_HUGE_SHIFT
+    return mmap.mmap(-1, kib * 1024, flags)
+
+
 def take(kib=PAGE_KIB):
     """Map one page and write to it. Where the node has none the kernel kills us with SIGBUS."""
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_HUGETLB | (kib * 1024).bit_length() - 1 << MAP_HUGE_SHIFT
-    page = mmap.mmap(-1, kib * 1024, flags)
+    page = mapped(kib)
     page[0] = 1
     return page
 
@@ -67,15 +73,18 @@ def steal(node=None):
     print(taken)
 
 
-def spin(path):
+def spin(path, node=None):
+    if node is not None:
+        bind(node)
     with open(path, "a", buffering=1) as log:
         print("spinning", file=log)
         while True:
             try:
-                take().close()
+                with mapped() as page:
+                    page.madvise(MADV_POPULATE_WRITE)  # fails where writing would be answered with SIGBUS
                 print("took a page", file=log)
             except OSError:
-                time.sleep(0.001)
+                time.sleep(0.0001)
 
 
 def fragment(node, mib):

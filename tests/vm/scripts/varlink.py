@@ -1,7 +1,9 @@
 """Asks the allocator over its socket, as any program may, with nothing but the standard library.
 
+whole          succeed if nothing of the pool is leased, and every page that it wants is free for leases
 pool [PATH]    print what GetPool answers as JSON, or the part of it at a path such as nodes.0.cores
 part PATH      print the part of the JSON on standard input at a path
+call METHOD JSON  call with parameters and print the reply; exit with 1 if it is an error
 clients COUNT  so many clients call GetPool at once; all must be answered within a minute
 """
 
@@ -40,6 +42,25 @@ def pool(path=""):
         show(answer(client), path)
 
 
+def call(method, parameters):
+    message = {"method": f"io.ali-enclaves.Allocator.{method}", "parameters": json.loads(parameters)}
+    with connected() as client:
+        client.sendall(json.dumps(message).encode() + b"\0")
+        reply = client.recv(1 << 16).rstrip(b"\0").decode()
+    print(reply)
+    sys.exit("error" in json.loads(reply))
+
+
+def whole():
+    with connected() as client:
+        client.sendall(CALL)
+        nodes = answer(client)["nodes"]
+    leased = [core["cpus"] for node in nodes for core in node["cores"] if core["use"] == "leased"]
+    short = [pages for node in nodes for pages in node["hugepages"] if pages["asked"] != pages["free"]]
+    if leased or short:
+        sys.exit(f"not whole: leased are {leased}, pages are {short}")
+
+
 def part(path):
     show(json.load(sys.stdin), path)
 
@@ -58,4 +79,4 @@ def clients(count):
     print(f"{len(every)} clients answered: {answers}")
 
 
-{"pool": pool, "part": part, "clients": clients}[sys.argv[1]](*sys.argv[2:])
+{"call": call, "whole": whole, "pool": pool, "part": part, "clients": clients}[sys.argv[1]](*sys.argv[2:])
