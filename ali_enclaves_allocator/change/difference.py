@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ali_enclaves_allocator.change.steps import AddPages, SetBank, SetCpu, Step
+from ali_enclaves_allocator.change.steps import AddPages, DissolveSlice, SetBank, SetCpu, Step
 from ali_enclaves_allocator.model.config import Config
 from ali_enclaves_allocator.model.plan import Plan
 from ali_enclaves_allocator.model.pool import Bank, Pool, Share, Sight
@@ -47,6 +47,7 @@ def difference(pool: Pool, sight: Sight, plan: Plan, config: Config | None) -> C
     cpus = {cpu for core in plan.cores for cpu in core.cpus}
     offline = [SetCpu(cpu, online=False) for cpu in sorted((cpus - pool.lent_cpus) & sight.online)]
     online = [SetCpu(cpu, online=True) for cpu in sorted(pool.cpus - cpus - sight.online)]
+    slice = [DissolveSlice()] if sight.has_slice and not plan.cores else []
     return Change(
         pool=Pool(
             cores=plan.cores,
@@ -56,7 +57,7 @@ def difference(pool: Pool, sight: Sight, plan: Plan, config: Config | None) -> C
             leases=pool.leases,
         ),
         take=(*_all(memory, "raises"), *_all(memory, "banks"), *offline),
-        give=(*online, *_all(memory, "drops"), *_all(memory, "lowers")),
+        give=(*online, *slice, *_all(memory, "drops"), *_all(memory, "lowers")),
     )
 
 

@@ -161,4 +161,30 @@ class AddPages:
         return replace(self, count=-self.count, before=now, target=now - added)
 
 
-Step = SetCpu | SetBank | AddPages
+@dataclass(frozen=True)
+class DissolveSlice:
+    """Give up the slice that CPUs were lent in, once they are the host's again. It is only ever given back."""
+
+    kind: Literal["slice"] = "slice"
+
+    def describe(self) -> str:
+        """Say what the step does."""
+        return "dissolve enclaves.slice"
+
+    def apply(self, kernel: Kernel) -> None:
+        """Dissolve it; without one nothing happens.
+
+        Raises:
+            KernelRefused: systemd or the kernel refused.
+        """
+        try:
+            kernel.scopes.dissolve()
+        except OSError as error:
+            raise KernelRefused(self.describe(), error.strerror or str(error)) from error
+
+    def inverse(self, _: Kernel) -> "DissolveSlice":
+        """Return the step itself: what took the slice is a lease, which has a way back of its own."""
+        return self
+
+
+Step = SetCpu | SetBank | AddPages | DissolveSlice

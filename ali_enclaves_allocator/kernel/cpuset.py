@@ -3,8 +3,14 @@
 `enclaves.slice` becomes an isolated cpuset partition while CPUs are lent online, and holds exactly those: they come up
 inside it (Documentation/admin-guide/cgroup-v2.rst, "Cpuset"). systemd owns the cgroups, because it removes what it
 does not know at its next daemon-reload.
+
+After the last of these leases the slice stays, open, until its CPUs are the host's again. Forming the partition took
+them from the affinity of every host task. A task gets a CPU back when it comes online, but only in a cpuset below the
+root; systemd drops those when the last unit with `AllowedCPUs=` goes, and since 7fd4da9c1584 (Linux 6.4) the tasks
+that move to the root then keep what they had, for ever.
 """
 
+import os
 import time
 from pathlib import Path
 
@@ -19,6 +25,9 @@ DROP_INS = Path("/run/systemd/system.control", f"{SLICE}.d")
 """Where systemd keeps what `set-property --runtime` sets."""
 
 MANAGER = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
+KTHREADD = 2
+"""The parent of all kernel threads."""
+
 STOP_USEC = 5_000_000
 """What a scope's tasks get between SIGTERM and SIGKILL."""
 MOVE_SECONDS = 10.0
@@ -30,18 +39,18 @@ class LinuxScopes:
     """The real cgroup tree."""
 
     def confine(self, lent: frozenset[int]) -> None:
-        """Give the slice exactly these CPUs, as an isolated partition; with none, dissolve it.
+        """Give the slice exactly these CPUs, as an isolated partition; with none, open the partition.
 
-        The slice must get its CPUs, and give them up, while they are offline. On Linux 6.1 clearing them while
-        isolated loses them to the host, so `member` comes first.
+        The slice must get its CPUs, and give them up, while they are offline.
         """
         partition = CGROUP / SLICE / "cpuset.cpus.partition"
         if not lent:
-            self._dissolve(partition)
+            if partition.exists():
+                partition.write_text("member")
             return
         if not _is_unified():
             raise OnlineImpossible("there is no cpuset controller in a cgroup v2 tree")
-        _require_free(lent - frozenset(cpus.parse(_read(CGROUP / SLICE / "cpuset.cpus"))))
+        _require_free(lent - _cpus(CGROUP / SLICE / "cpuset.cpus"))
         systemd("systemctl", "start", SLICE)
         systemd("systemctl", "set-property", "--runtime", SLICE, f"AllowedCPUs={cpus.format(lent)}")
         if _read(partition) != "isolated":
@@ -105,17 +114,28 @@ class LinuxScopes:
         """Return the slice's CPUs if it is a valid partition that the root does not share."""
         if _read(CGROUP / SLICE / "cpuset.cpus.partition") != "isolated":
             return frozenset()
-        ours = cpus.parse(_read(CGROUP / SLICE / "cpuset.cpus.effective"))
-        return frozenset(ours) - frozenset(cpus.parse(_read(CGROUP / "cpuset.cpus.effective")))
+        return _cpus(CGROUP / SLICE / "cpuset.cpus.effective") - _cpus(CGROUP / "cpuset.cpus.effective")
 
-    def _dissolve(self, partition: Path) -> None:
-        """Give the slice up, in the order that loses no CPU."""
+    def dissolve(self) -> None:
+        """Give the slice up, and let every host task have those of its CPUs again that are online.
+
+        On Linux 6.1 clearing the CPUs while isolated loses them to the host, so `member` comes first; and kernel
+        threads, which live in the root, get them back only from a partition that opens while they are online.
+        """
+        partition = CGROUP / SLICE / "cpuset.cpus.partition"
         if partition.exists():
+            ours, online = _cpus(CGROUP / SLICE / "cpuset.cpus"), _cpus(CGROUP / "cpuset.cpus.effective")
+            if not ours & online <= os.sched_getaffinity(KTHREADD):
+                partition.write_text("isolated")
             partition.write_text("member")
             systemd("systemctl", "set-property", "--runtime", SLICE, "AllowedCPUs=")
             systemd("systemctl", "stop", SLICE)
         if DROP_INS.exists():
             systemd("systemctl", "revert", SLICE)
+
+    def has_slice(self) -> bool:
+        """Tell whether the slice's cgroup or its drop-in is there."""
+        return (CGROUP / SLICE).exists() or DROP_INS.exists()
 
 
 def _require_free(lent: frozenset[int]) -> None:
@@ -133,7 +153,7 @@ def _claims(lent: frozenset[int]) -> list[str]:
     return [
         sibling.name
         for sibling in sorted(CGROUP.iterdir())
-        if sibling.name != SLICE and lent & set(cpus.parse(_read(sibling / "cpuset.cpus")))
+        if sibling.name != SLICE and lent & _cpus(sibling / "cpuset.cpus")
     ]
 
 
@@ -165,6 +185,11 @@ def _mask(lent: frozenset[int]) -> list[str]:
     bits = sum(1 << cpu for cpu in lent)
     length = bits.bit_length() // 8 + 1
     return [str(length), *map(str, bits.to_bytes(length, "little"))]
+
+
+def _cpus(path: Path) -> frozenset[int]:
+    """Return the CPUs that a cgroup's file lists."""
+    return frozenset(cpus.parse(_read(path)))
 
 
 def _read(path: Path) -> str:

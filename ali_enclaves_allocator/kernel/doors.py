@@ -36,11 +36,17 @@ class Scopes(Protocol):
     """The cgroups of leases, owned by systemd."""
 
     def confine(self, cpus: frozenset[int]) -> None:
-        """Make these CPUs, the offline ones included, a partition that no host task can enter; none dissolves it.
+        """Make these CPUs, the offline ones included, a partition that no host task can enter; with none, open it.
 
         Raises:
             OnlineImpossible: the kernel or another cgroup does not allow it.
         """
+
+    def dissolve(self) -> None:
+        """Give the partition's slice up, and let every host task have those of its CPUs again that are online."""
+
+    def has_slice(self) -> bool:
+        """Tell whether there is anything to dissolve."""
 
     def start(self, lease: Lease) -> None:
         """Move the holder into the lease's scope, on its CPUs where they are online."""
@@ -82,4 +88,4 @@ class Kernel:
         }
         confined = self.scopes.confined() if pool.lent_cpus else frozenset()
         gone = pool.cpus - self.sysfs.present()
-        return Sight(self.sysfs.online(), pages, self.banks.held(), confined, gone)
+        return Sight(self.sysfs.online(), pages, self.banks.held(), confined, gone, self.scopes.has_slice())

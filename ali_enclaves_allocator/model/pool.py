@@ -182,6 +182,8 @@ class Sight:
     """CPUs that are in a partition which no host task can enter."""
     gone: frozenset[int] = frozenset()
     """CPUs of the pool that the machine no longer has: they were unplugged."""
+    has_slice: bool = False
+    """Whether the slice is there that CPUs were lent in."""
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,9 @@ class Host:
         pool = record.pool
         assert (record.phase, record.steps) == ("idle", ())
         assert state.online == origin.online - pool.cpus | pool.lent_cpus
-        assert state.partition == Partition(pool.lent_cpus, isolated=bool(pool.lent_cpus))
+        assert state.partition.isolated == bool(pool.lent_cpus)
+        assert state.partition.cpus == pool.lent_cpus or not pool.lent_cpus
+        assert not state.lost
         assert state.scopes == {f"evm-{lease.id}.scope" for lease in pool.leases}
         assert not self.simulation.spilled
         assert state.mounted == {bank.name: files_of(bank, pool) for bank in pool.banks}

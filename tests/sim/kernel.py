@@ -31,6 +31,7 @@ class State:
     mounted: Mapping[str, Mapping[str, tuple[int, ...]]]
     """The node of every page, by bank and file."""
     partition: Partition
+    lost: frozenset[int]
     scopes: frozenset[str]
 
 
@@ -50,6 +51,8 @@ class Simulation:
         self.tasks: list[SimTask] = []
         self.processes: dict[int, SimProcess] = {}
         self.partition = Partition()
+        self.lost: frozenset[int] = frozenset()
+        """CPUs that a slice took from the affinity of every host task, and did not give back."""
         self.siblings: dict[str, frozenset[int]] = {}
         """Other cgroups with `AllowedCPUs=`."""
         self.scopes: dict[str, Scope] = {}
@@ -69,6 +72,7 @@ class Simulation:
                 for name, mount in self.mounts.items()
             },
             self.partition,
+            self.lost,
             frozenset(self.scopes),
         )
 
@@ -140,7 +144,7 @@ class Simulation:
 
     def hosts_cpus(self) -> frozenset[int]:
         """Return the CPUs that host tasks run on."""
-        return frozenset(self.online) - self.confined()
+        return frozenset(self.online) - self.confined() - self.lost
 
     def set_online(self, cpu: int, online: bool) -> None:
         """Do what the kernel does for `cpuN/online`."""

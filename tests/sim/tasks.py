@@ -95,12 +95,12 @@ class SimScopes:
         self._simulation = simulation
 
     def confine(self, cpus: frozenset[int]) -> None:
-        """Give the slice exactly these CPUs, as an isolated partition; with none, dissolve it."""
+        """Give the slice exactly these CPUs, as an isolated partition; with none, open it."""
         simulation = self._simulation
         if not cpus:
-            if simulation.partition != Partition():
-                with simulation.effects.effect("dissolve the partition"):
-                    simulation.partition = Partition()
+            if simulation.partition.isolated:
+                with simulation.effects.effect("open the partition"):
+                    simulation.partition = replace(simulation.partition, isolated=False)
             return
         claims = [name for name, claim in sorted(simulation.siblings.items()) if claim & (cpus - self._cpus())]
         if claims:
@@ -111,6 +111,18 @@ class SimScopes:
             simulation.partition = Partition(cpus, isolated=True).beside(simulation.siblings)
         if not simulation.partition.isolated:
             raise OnlineImpossible(f"the partition of CPUs {cpu_lists.format(cpus)} is isolated invalid")
+
+    def dissolve(self) -> None:
+        """Stop the slice. What of its CPUs is offline then, no host task runs on ever again."""
+        simulation = self._simulation
+        if simulation.partition != Partition():
+            with simulation.effects.effect("dissolve the slice"):
+                simulation.lost |= simulation.partition.cpus - simulation.online
+                simulation.partition = Partition()
+
+    def has_slice(self) -> bool:
+        """Tell whether the slice is there."""
+        return self._simulation.partition != Partition()
 
     def start(self, lease: Lease) -> None:
         """Move the holder into the lease's scope."""
