@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--watch", action="store_true", help="show it again after every change")
     metrics = command("metrics", _metrics, "print the pool as OpenMetrics text", file=False)
     metrics.add_argument("--output", type=Path, metavar="FILE", help="replace this file instead, all at once")
+    command("give-back", _give_back, "give back what ended leases held, where no service runs (root)", file=False)
     command("reload", _reload, "bring the edited file into force, or change nothing (root)", file=False)
     return parser
 
@@ -71,6 +72,14 @@ def _serve(args: argparse.Namespace) -> int:
 
     start_logging("ali-enclaves-allocator")
     return asyncio.run(run(args.file, DIRECTORY))
+
+
+def _give_back(_: argparse.Namespace) -> int:
+    from ali_enclaves_allocator.afterwards import run
+    from ali_enclaves_allocator.journal import start_logging
+
+    start_logging("ali-enclaves-allocator")
+    return run(DIRECTORY)
 
 
 def _check(args: argparse.Namespace) -> int:

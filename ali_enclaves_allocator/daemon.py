@@ -14,7 +14,7 @@ from ali_enclaves_allocator.change.ledger import Ledger
 from ali_enclaves_allocator.kernel.doors import Kernel
 from ali_enclaves_allocator.lender import Lender
 from ali_enclaves_allocator.model.errors import AllocatorError, ShortGrant
-from ali_enclaves_allocator.model.events import POOL_DEGRADED, POOL_GIVEN_BACK, POOL_KEPT, POOL_READY, REFUSED
+from ali_enclaves_allocator.model.events import POOL_DEGRADED, POOL_KEPT, POOL_READY, REFUSED
 from ali_enclaves_allocator.model.lease import Request
 from ali_enclaves_allocator.model.pool import Drift, Lease, Pool, drift
 from ali_enclaves_allocator.model.refusals import PoolNotReady, ReloadRefused
@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 
 FRESH_SECONDS = 1.0
 """How old the counters in an answer may be."""
+
+GIVE_BACK_SECONDS = 30.0
+"""How long to wait for the ledger: a lease that ended while no service ran may be given back just now."""
 
 EXTEND_SECONDS = 30
 """How much longer systemd is asked to wait while pages are cleared."""
@@ -82,7 +85,7 @@ class Daemon:
         Raises:
             AllocatorError: there is no pool; the machine is as it was.
         """
-        self._ledger.open()
+        await asyncio.to_thread(self._ledger.open, GIVE_BACK_SECONDS)
         self._endpoint = Endpoint(self._paths.socket, self._service, unit.stored_socket())
         await self._endpoint.open()
         try:
@@ -165,10 +168,7 @@ class Daemon:
             if keep:
                 log.info("the pool stays for the successor: %s", self._ledger.record.pool.describe(), extra=POOL_KEPT)
             else:
-                await self.change(lambda: line.give_back(self._kernel, self._ledger))
-                left = self._ledger.record.pool
-                stays = f", except what leases hold: {left.describe()}" if left != Pool() else ""
-                log.info("the pool is given back to the host%s", stays, extra=POOL_GIVEN_BACK)
+                await self.change(lambda: line.leave(self._kernel, self._ledger))
         finally:
             await self.close(keep)
 

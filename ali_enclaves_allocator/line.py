@@ -19,12 +19,13 @@ from ali_enclaves_allocator.model.events import (
     LEASE_ENDED,
     MEMORY_ROUNDED,
     NO_MEMORY,
+    POOL_GIVEN_BACK,
     RECOVERED,
     REFUSED,
     TASK_DISPLACED,
 )
 from ali_enclaves_allocator.model.plan import Plan, choose
-from ali_enclaves_allocator.model.pool import Pool
+from ali_enclaves_allocator.model.pool import Lease, Pool
 from ali_enclaves_allocator.model.source import Source
 from ali_enclaves_allocator.model.yamltext import MAX_BYTES
 
@@ -110,6 +111,32 @@ def give_back(kernel: Kernel, ledger: Ledger) -> None:
     if refused and not change.give:
         raise refused
     _carry_out(change, kernel, ledger)
+
+
+def leave(kernel: Kernel, ledger: Ledger) -> None:
+    """Give everything back for good: what living leases hold follows when they end, without a service.
+
+    Raises:
+        NotGivenBack: the kernel refused some of it.
+    """
+    give_back(kernel, ledger)
+    waiting = {lease.id for lease in ledger.record.pool.leases if _follows(lease, kernel)}
+    if any(not kernel.processes.alive(lease.holder) for lease in ledger.record.pool.leases):
+        give_back(kernel, ledger)  # it ended before its end was waited for
+    left = ledger.record.pool
+    stays = f", except what leases hold: {left.describe()}" if left != Pool() else ""
+    follows = ", which is given back when they end" if stays and waiting >= {lease.id for lease in left.leases} else ""
+    log.info("the pool is given back to the host%s%s", stays, follows, extra=POOL_GIVEN_BACK)
+
+
+def _follows(lease: Lease, kernel: Kernel) -> bool:
+    """Have what a lease holds given back when it ends. Where systemd refuses, the next start and stop do it."""
+    try:
+        kernel.scopes.give_back_after(lease)
+    except OSError as error:
+        log.warning("lease %s: nobody will give its part back: %s", lease.describe(), error.strerror, extra=REFUSED)
+        return False
+    return True
 
 
 def _carry_out(change: Change, kernel: Kernel, ledger: Ledger) -> None:

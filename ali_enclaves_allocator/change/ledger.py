@@ -6,6 +6,7 @@ is committed, and it names everything that outlives the process. It is checked b
 
 import fcntl
 import os
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,8 @@ from ali_enclaves_allocator.model.pool import Pool
 VERSION = 1
 """Of the file's format; a reader refuses any other."""
 
+
+LOCK_POLL_S = 0.1
 
 Phase = Literal["idle", "taking", "giving"]
 
@@ -52,11 +55,11 @@ class Ledger:
         self._lock: int | None = None
         self.record = Record(boot_id)
 
-    def open(self) -> None:
+    def open(self, wait_s: float = 0) -> None:
         """Take the lock and read the file. A missing one, or one of an earlier boot, says that nothing is changed.
 
         Raises:
-            AlreadyRunning: another process has the lock.
+            AlreadyRunning: another process had the lock for all of `wait_s` seconds.
             LedgerUnreadable: the file is damaged, or of another version.
             KernelRefused: the run directory cannot be written; only root may.
         """
@@ -64,11 +67,12 @@ class Ledger:
             self._lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise KernelRefused(f"open {self._lock_path}", error.strerror or str(error)) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.close()
-            raise AlreadyRunning(str(self._lock_path)) from None
+        deadline = time.monotonic() + wait_s
+        while not _locked(self._lock):
+            if time.monotonic() >= deadline:
+                self.close()
+                raise AlreadyRunning(str(self._lock_path))
+            time.sleep(LOCK_POLL_S)
         self._draft_path.unlink(missing_ok=True)  # of a predecessor that died before it was put in place
         self.record = read(self._path, self.record.boot_id)
 
@@ -91,6 +95,15 @@ class Ledger:
             self._draft_path.write_bytes(_text(record))
             self._draft_path.replace(self._path)
         self.record = record
+
+
+def _locked(fd: int) -> bool:
+    """Take a file's lock if nobody has it."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def read(path: Path, boot_id: str) -> Record:

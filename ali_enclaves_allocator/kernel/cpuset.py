@@ -110,6 +110,10 @@ class LinuxScopes:
         """Tell whether the lease's scope exists."""
         return _cgroup(lease).exists() if _is_unified() else _is_loaded(lease)
 
+    def give_back_after(self, lease: Lease) -> None:
+        """Start the unit that is bound to the scope: what ends it gives back. One that is started stays."""
+        systemd("systemctl", "start", "--no-block", f"ali-enclaves-give-back@{lease.id}.service")
+
     def confined(self) -> frozenset[int]:
         """Return the slice's CPUs if it is a valid partition that the root does not share."""
         if _read(CGROUP / SLICE / "cpuset.cpus.partition") != "isolated":

@@ -57,6 +57,13 @@ class Scopes(Protocol):
     def stands(self, lease: Lease) -> bool:
         """Tell whether the lease's scope exists."""
 
+    def give_back_after(self, lease: Lease) -> None:
+        """Have what the lease holds given back when its scope ends, though no service runs then.
+
+        Raises:
+            OSError: systemd refused.
+        """
+
     def confined(self) -> frozenset[int]:
         """Return the CPUs that no host task can enter now."""
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ali_enclaves_allocator import line
+from ali_enclaves_allocator import afterwards, line
 from ali_enclaves_allocator.change import leases as leases_
 from ali_enclaves_allocator.change.ledger import Ledger, Phase, Record, read
 from ali_enclaves_allocator.change.steps import Step
@@ -18,7 +18,6 @@ from ali_enclaves_allocator.model.topology import PageCounts
 from tests.machines import Machine
 from tests.sim.effects import Effects
 from tests.sim.kernel import Simulation, State
-from tests.sim.tasks import Partition
 
 BOOT_ID = "6f3c1a52-0000-4000-8000-000000000001"
 
@@ -85,7 +84,12 @@ class Host:
 
     def give_back(self) -> None:
         """Give everything back in a process of its own."""
-        self.process(line.give_back)
+        self.process(line.leave)
+
+    def scope_ended(self) -> int:
+        """Let the unit run that waited for the end of a scope. Return its exit status."""
+        ledger = SimLedger(self.directory, BOOT_ID, self.effects)
+        return afterwards.give_back(self.directory, self.simulation.kernel, ledger)
 
     def recover(self) -> None:
         """Finish or undo what was interrupted, and no more."""

@@ -56,6 +56,8 @@ class Simulation:
         self.siblings: dict[str, frozenset[int]] = {}
         """Other cgroups with `AllowedCPUs=`."""
         self.scopes: dict[str, Scope] = {}
+        self.awaited: set[str] = set()
+        """Scopes whose end gives back what they hold, though no service runs."""
         self.spilled: list[int] = []
         """CPUs that went offline under a living task of a scope, which the kernel then moved to the host's."""
         self.kernel = Kernel(Sysfs(SimFiles(self)), SimBanks(self), SimProcesses(self), SimScopes(self))

@@ -150,6 +150,12 @@ class SimScopes:
         """Tell whether the lease's scope exists."""
         return _scope(lease) in self._simulation.scopes
 
+    def give_back_after(self, lease: Lease) -> None:
+        """Note that the scope's end is waited for."""
+        if _scope(lease) not in self._simulation.awaited:
+            with self._simulation.effects.effect(f"wait for {_scope(lease)}"):
+                self._simulation.awaited.add(_scope(lease))
+
     def confined(self) -> frozenset[int]:
         """Return the CPUs that no host task can enter now."""
         return self._simulation.confined()

@@ -359,14 +359,6 @@ def test_stop_keeps_what_is_leased_and_no_more(boot: Boot) -> None:
     host.assert_untouched()
 
 
-def test_a_holder_that_ends_after_stop_leaves_it_to_the_next_stop(boot: Boot) -> None:
-    host, lease = LENDINGS["online"].lent(boot)
-    host.give_back()
-    host.simulation.kill(lease.holder.pid)
-    host.give_back()
-    host.assert_untouched()
-
-
 def test_a_restart_with_a_broken_file_ends_the_dead_ones(boot: Boot) -> None:
     host, lease = LENDINGS["beside another"].lent(boot)
     host.simulation.kill(lease.holder.pid)

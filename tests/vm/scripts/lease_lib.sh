@@ -1,5 +1,10 @@
 # Sourced after lib.sh by the scripts about leases and enclaves.
 
+PARTITION=/sys/fs/cgroup/enclaves.slice/cpuset.cpus.partition
+
+# Prints the CPUs that old and new tasks of the host, and kernel threads, may run on.
+affinities() { grep -H Cpus_allowed_list /proc/{1,2,self}/status "/proc/$$/status"; }
+
 # Takes a lease in the background and leaves what was answered in $said. Usage: take NAME CPUS MIB [OPTION…]
 # It is taken as another user where $as has a command for that.
 declare -A takers=() pipes=()
@@ -44,7 +49,7 @@ expect_whole() {
     expect_equal ready "$(pool state)" "state"
     expect_within 60 no_scope
     expect_equal "" "$(find /run/ali-enclaves -name 'lease-*')" "memory files left"
-    [ ! -e /sys/fs/cgroup/enclaves.slice ] || fail "the slice is left"
+    [[ ! -e $PARTITION || $(<$PARTITION) = member ]] || fail "the partition is left"
 }
 
 # Starts a load on every CPU that it may use, which records the CPUs that it ever ran on. Usage: spin [PAUSE_SECONDS]

@@ -3,6 +3,7 @@ source ./lib.sh
 source ./lease_lib.sh
 
 before=$(snapshot)
+allowed=$(affinities)
 start
 standing=$(snapshot)
 spin
@@ -10,14 +11,14 @@ spin
 step "the holder is on the lease's CPUs, and nobody else can be"
 take web 2 192 --online
 expect_equal '[2, 3]' "$(lease allowed_cpus)" "CPUs that the holder may use"
-expect_equal isolated "$(</sys/fs/cgroup/enclaves.slice/cpuset.cpus.partition)" "partition"
+expect_equal isolated "$(<$PARTITION)" "partition"
 expect_equal 0-1,4-7 "$(</sys/fs/cgroup/cpuset.cpus.effective)" "CPUs of everything else"
 expect_exit 1 taskset --cpu-list 2 true
 holder=${takers[web]}
 
 lives() {
     kill -0 "$holder" || fail "the holder died: $*"
-    expect_equal isolated "$(</sys/fs/cgroup/enclaves.slice/cpuset.cpus.partition)" "partition after $*"
+    expect_equal isolated "$(<$PARTITION)" "partition after $*"
     expect_equal 2,3 "$(taskset --cpu-list --pid "$holder" | sed 's/.*: //')" "CPUs of the holder after $*"
 }
 
@@ -53,6 +54,19 @@ expect_whole
 expect_equal "$standing" "$(snapshot)" "the machine with the pool"
 expect_equal '0 1 4 5 6 7' "$(spun)" "CPUs that the host ever ran on"
 
+step "a lease that outlives the service goes back to the host when it ends"
+take web 2 192 --online
+systemctl stop $UNIT
+expect_in 'except what leases hold: CPUs 2-3' "$(journalctl --unit $UNIT --lines 5 --output cat)"
+kill -0 "${takers[web]}"
+murder web
+expect_within 60 test ! -e $LEDGER
+expect_within 60 test ! -e /sys/fs/cgroup/enclaves.slice
+expect_nothing_left
+expect_machine "$before" "when the lease ended"
+expect_same "$allowed" "$(affinities)" "CPUs that the host's tasks may run on"
+start
+
 step "a claim that is there before is refused by name"
 systemctl set-property --runtime machine.slice AllowedCPUs=2-3
 expect_exit 1 python3 holder.py --online 2 64 </dev/null
@@ -64,3 +78,4 @@ rm -rf /run/systemd/system.control/machine.slice.d
 expect_whole
 stop
 expect_machine "$before" "after stop"
+expect_same "$allowed" "$(affinities)" "CPUs that the host's tasks may run on"

@@ -1,0 +1,59 @@
+"""The process that gives back what a lease held that outlived the service; the end of its scope starts it."""
+
+import logging
+import socket
+from pathlib import Path
+
+from ali_enclaves_allocator import line
+from ali_enclaves_allocator.change.ledger import Ledger
+from ali_enclaves_allocator.kernel.doors import Kernel
+from ali_enclaves_allocator.kernel.linux import boot_id, linux_kernel
+from ali_enclaves_allocator.model.errors import AllocatorError, AlreadyRunning
+from ali_enclaves_allocator.model.events import REFUSED
+
+log = logging.getLogger(__name__)
+
+TRIES = 60
+"""How often to ask for the ledger, about a second each: two leases may end at once, or the service just stops."""
+
+
+def run(directory: Path) -> int:
+    """Give back what no living holder's lease holds. Return the exit status."""
+    return give_back(directory, linux_kernel(directory), Ledger(directory, boot_id()))
+
+
+def give_back(directory: Path, kernel: Kernel, ledger: Ledger) -> int:
+    """Do so unless a service runs, which does it by itself. Return the exit status."""
+    try:
+        if _mine(ledger, directory / "allocator.sock"):
+            line.leave(kernel, ledger)
+        return 0
+    except AllocatorError as error:
+        log.error("%s", error, extra=REFUSED)
+        return error.exit_code
+    finally:
+        ledger.close()
+
+
+def _mine(ledger: Ledger, service: Path) -> bool:
+    """Take the ledger, or find that a service has it.
+
+    Raises:
+        AlreadyRunning: somebody else has it who is no service and does not end.
+    """
+    for _ in range(TRIES):
+        try:
+            ledger.open(wait_s=1)
+            return True
+        except AlreadyRunning:
+            if _listens(service):
+                log.info("the service runs and gives back by itself")
+                return False
+    ledger.open()
+    return True
+
+
+def _listens(path: Path) -> bool:
+    """Tell whether somebody accepts connections at a socket."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0

@@ -1,0 +1,77 @@
+"""A lease that outlives the service: what it holds goes back to the host when it ends, and not before."""
+
+import errno
+import socket
+import threading
+
+import pytest
+
+from tests.conftest import Boot
+from tests.sim.effects import Effects
+from tests.sim.host import BOOT_ID, SimLedger
+from tests.sim.test_leases import LENDINGS, assert_stands
+
+
+@pytest.mark.parametrize("name", ["online", "offline"])
+def test_a_lease_that_outlives_the_service_is_given_back_when_it_ends(name: str, boot: Boot) -> None:
+    host, lease = LENDINGS[name].lent(boot)
+    host.give_back()
+    assert host.simulation.awaited == {f"evm-{lease.id}.scope"}
+    host.simulation.kill(lease.holder.pid)
+    assert host.scope_ended() == 0
+    host.assert_untouched()
+
+
+def test_a_holder_that_ends_before_anybody_waits_for_it(boot: Boot) -> None:
+    host, lease = LENDINGS["online"].lent(boot)
+    host.effects.before("wait for", lambda: host.simulation.kill(lease.holder.pid))
+    host.give_back()
+    host.assert_untouched()
+
+
+def test_one_of_two_that_outlive_the_service(boot: Boot) -> None:
+    host, lease = LENDINGS["beside another"].lent(boot)
+    host.give_back()
+    assert len(host.simulation.awaited) == 2
+    host.simulation.kill(lease.holder.pid)
+    assert host.scope_ended() == 0
+    assert lease not in host.record.pool.leases
+    assert_stands(host, host.record.pool)
+    host.simulation.kill(host.record.pool.leases[0].holder.pid)
+    assert host.scope_ended() == 0
+    host.assert_untouched()
+
+
+def test_nobody_waits_where_systemd_refuses(boot: Boot, caplog: pytest.LogCaptureFixture) -> None:
+    host, lease = LENDINGS["online"].lent(boot)
+    host.effects.fail("wait for", errno.EIO)
+    host.give_back()
+    assert "nobody will give its part back: Input/output error" in caplog.text
+    host.simulation.kill(lease.holder.pid)
+    host.give_back()
+    host.assert_untouched()
+
+
+def test_a_service_that_runs_gives_back_by_itself(boot: Boot) -> None:
+    host, _ = LENDINGS["online"].lent(boot)
+    ledger = SimLedger(host.directory, BOOT_ID, Effects())
+    ledger.open()
+    try:
+        with socket.socket(socket.AF_UNIX) as service:
+            service.bind(str(host.directory / "allocator.sock"))
+            service.listen()
+            assert host.scope_ended() == 0
+    finally:
+        ledger.close()
+    assert host.effects.names == []
+
+
+def test_another_that_gives_back_is_waited_for(boot: Boot) -> None:
+    host, lease = LENDINGS["online"].lent(boot)
+    host.give_back()
+    host.simulation.kill(lease.holder.pid)
+    ledger = SimLedger(host.directory, BOOT_ID, Effects())
+    ledger.open()
+    threading.Timer(1.2, ledger.close).start()
+    assert host.scope_ended() == 0
+    host.assert_untouched()
