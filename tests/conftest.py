@@ -6,9 +6,13 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.machines import Machine
 from tests.sim.host import Host
+
+settings.register_profile("events", deadline=None)
+settings.load_profile("events")  # a test asserts events and counts, never times
 
 Boot = Callable[[Machine], Host]
 

@@ -234,7 +234,7 @@ def test_a_refused_image_leaves_no_memory_file(tmp_path: Path) -> None:
     assert os.listdir("/proc/self/fd") == before
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_nothing_but_a_refusal_comes_of_noise(tmp_path: Path, data: st.DataObject) -> None:
     noisy = bytearray(data.draw(st.sampled_from([WHOLE, WHOLE[:548], build(b"k", "c", [])])))

@@ -245,7 +245,7 @@ def left_over(chosen: Grant, pool: Pool) -> tuple[int, int, int]:
     return free - taken, pool.free_pages(chosen.bank) - chosen.pages, node
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(pools(), requests())
 def test_every_small_pool(pool: Pool, request_: Request) -> None:
     able = possible(request_, pool)
@@ -267,7 +267,7 @@ def test_every_small_pool(pool: Pool, request_: Request) -> None:
     assert grant(request_, pool) == chosen, "deterministic"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(pools(), st.lists(requests(), max_size=6))
 def test_leases_never_overlap(pool: Pool, asked: list[Request]) -> None:
     pool = replace(pool, config=config(max_enclaves=20))

@@ -340,7 +340,7 @@ def subsets(of: Iterable[Core]) -> Iterable[tuple[Core, ...]]:
     return (picked for size in range(1, len(every) + 1) for picked in combinations(every, size))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(requests())
 def test_every_plan_follows_every_rule(request: tuple[Config, Topology, Pool]) -> None:
     asked, topology, present = request

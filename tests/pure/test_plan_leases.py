@@ -108,7 +108,7 @@ def test_what_fits_nowhere_is_no_leases_fault() -> None:
         choose(config(cpu_count=8, memory_mib=1 << 20), ONE_NODE.topology(), LOW)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_every_machine_around_a_lease(data: st.DataObject) -> None:
     machine = BOOTABLE[data.draw(st.sampled_from(sorted(set(BOOTABLE) - {"huge"})))]

@@ -646,7 +646,7 @@ def test_fields_of_later_versions_are_ignored(service: Running) -> None:
 def test_no_bytes_break_the_server(service: Running, caplog: pytest.LogCaptureFixture) -> None:
     pieces = st.one_of(st.binary(), st.sampled_from([*HOSTILE.values(), ping("x"), frame("Fail")]))
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(st.lists(pieces, max_size=5))
     def talk(sent: list[bytes]) -> None:
         with socket.socket(socket.AF_UNIX) as client, contextlib.suppress(BrokenPipeError, ConnectionResetError):
