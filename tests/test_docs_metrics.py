@@ -163,6 +163,7 @@ def exported(directory: Path) -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     exporter = command("prometheus-node-exporter")
     exporter += ["--collector.disable-defaults", "--collector.textfile", f"--collector.textfile.directory={directory}"]
     with subprocess.Popen([*exporter, f"--web.listen-address={address}"], stderr=subprocess.DEVNULL) as process:
@@ -170,7 +171,7 @@ def exported(directory: Path) -> str:
             deadline = time.monotonic() + 60
             while True:
                 try:
-                    with urllib.request.urlopen(f"http://{address}/metrics") as reply:
+                    with direct.open(f"http://{address}/metrics") as reply:
                         return str(reply.read().decode())
                 except URLError:
                     assert time.monotonic() < deadline and process.poll() is None, "the node exporter does not answer"
