@@ -197,13 +197,14 @@ class Lender:
 
     async def _settle(self) -> None:
         """Hold again what banks are short of, and let the owner see it."""
+        settled = False
         try:
-            await self._owner.change(lambda: settle(self._ledger.record.pool, self._kernel))
+            settled = await self._owner.change(lambda: settle(self._ledger.record.pool, self._kernel))
         except AllocatorError as error:
             self._tell_once("banks", error)
         finally:
             self._settling = None
-        if is_settled(self._ledger.record.pool, self._kernel):
+        if settled:
             self._owner.look()
 
     def _tell_once(self, key: str, error: AllocatorError) -> None:

@@ -25,7 +25,6 @@ STATUS = {
     "NotWholeCores": failure.POOL_REFUSED,
     "PoolNotReady": failure.POOL_REFUSED,
     "OnlineImpossible": failure.POOL_REFUSED,
-    "PagesTaken": failure.POOL_REFUSED,
     "CpuRefused": failure.POOL_REFUSED,
     "KernelRefused": failure.POOL_REFUSED,
     "HolderGone": failure.NOT_STARTED,

@@ -96,8 +96,8 @@ def sweep(kernel: Kernel, ledger: Ledger) -> tuple[list[Lease], list[AllocatorEr
     return ended, refused
 
 
-def settle(pool: Pool, kernel: Kernel) -> None:
-    """Hold again what banks are short of, and cut what a holder has beyond its lease; in order, nothing is done.
+def settle(pool: Pool, kernel: Kernel) -> bool:
+    """Hold again what banks are short of, and cut what a holder has beyond its lease. Return whether all is in order.
 
     Raises:
         KernelRefused: the kernel refused a step.
@@ -106,6 +106,7 @@ def settle(pool: Pool, kernel: Kernel) -> None:
         for bank in pool.banks:
             if not kernel.banks.settled(bank, pool.lent_pages(bank)):
                 kernel.banks.settle(bank, pool.lent_pages(bank))
+        return is_settled(pool, kernel)
     except OSError as error:
         raise KernelRefused("hold the pool's pages", error.strerror or str(error)) from error
 

@@ -15,7 +15,6 @@ ACQUIRE_REFUSALS: tuple[type[AllocatorError], ...] = (
     refusals.InsufficientMemory,
     refusals.OnlineImpossible,
     refusals.HolderGone,
-    errors.PagesTaken,
     errors.CpuRefused,
     errors.KernelRefused,
 )
