@@ -913,7 +913,7 @@ def test_only_what_was_granted_is_counted(host: Host, call_from: Callable[..., C
             caller = call_from()
             await caller.call("Acquire", name="web", **ASKED)
             note(daemon)
-            host.effects.before("dissolve", lambda: note(daemon))
+            host.effects.before("stop evm-", lambda: note(daemon))
             caller.process.kill()
             await until(lambda: not host.record.pool.leases)
 
