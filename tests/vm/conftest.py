@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator
 from difflib import unified_diff
-from pathlib import Path
 
 import pytest
-from guest import Guest, GuestError
+import ringscript
+from guest import GUEST_FAILED, TIMED_OUT, Guest, GuestError
 from machine import Machine
 
-SCRIPTS = Path(__file__).parent / "scripts"
 BOOTS = 3
 SECONDS = 300.0
 
@@ -22,10 +21,10 @@ class Booted:
         self._fresh = ""
 
     def run(self, name: str, *arguments: str) -> None:
-        """Run a script; fail with all it printed, or with what it left behind."""
+        """Run a script; fail with all it printed, and with what it left behind."""
         self.boot()
         try:
-            self._run(name, *arguments)
+            printed = self._run(name, *arguments)
             left = self._run("state.sh")
         except BaseException:
             self.shut_down()
@@ -33,7 +32,7 @@ class Booted:
         if left != self._fresh:
             self.shut_down()
             difference = unified_diff(self._fresh.splitlines(), left.splitlines(), "before", "after", lineterm="", n=0)
-            pytest.fail("\n".join([f"{name} left behind:", *difference]), pytrace=False)
+            pytest.fail("\n".join([f"{name} left behind:", *difference, "and printed:", printed]), pytrace=False)
 
     def boot(self) -> None:
         """Boot the guest if it does not run. Emulation may fail it: try again."""
@@ -42,9 +41,9 @@ class Booted:
             tries += 1
             try:
                 self._guest = Guest(self._machine).__enter__()
-            except GuestError:
+            except GuestError as error:
                 if tries == BOOTS:
-                    raise
+                    pytest.fail(f"{self._machine}: {error}", pytrace=False)
             else:
                 self._fresh = self._run("state.sh")
 
@@ -55,13 +54,25 @@ class Booted:
             self._guest = None
 
     def _run(self, name: str, *arguments: str) -> str:
+        """Run a script and return what it printed; if it fails, so does the test, with all there is to see."""
+        status, told = self._tell(name, *arguments)
+        if status == TIMED_OUT:
+            told += self._tell("aftermath.sh")[1]
+        if status:
+            pytest.fail(f"{' '.join([name, *arguments])}: exit status {status}:\n{told}", pytrace=False)
+        return told
+
+    def _tell(self, name: str, *arguments: str) -> tuple[int, str]:
+        """Run a script; return its status and what it printed. If the guest dies under it, its console tells too."""
         assert self._guest
-        files = [file for file in SCRIPTS.iterdir() if file.is_file() and file.name != name]
-        result = self._guest.run_script(SCRIPTS / name, arguments, files, SECONDS)
-        output = result.output.decode(errors="replace")
-        if result.status:
-            pytest.fail(f"{' '.join([name, *arguments])}: exit status {result.status}:\n{output}", pytrace=False)
-        return output
+        script, printed, death = ringscript.path(name), bytearray(), ""
+        try:
+            status = self._guest.run_script(
+                script, arguments, ringscript.beside(script), SECONDS, printed.extend
+            ).status
+        except GuestError as error:
+            status, death = GUEST_FAILED, f"\n{error}"
+        return status, printed.decode(errors="replace") + death
 
 
 class Ring:

@@ -24,8 +24,10 @@ KILL_SECONDS = 30.0
 SCRIPT_SECONDS = 600.0
 
 TIMED_OUT = 124
+GUEST_FAILED = 125
 
 CONSOLE_TAIL = 4096
+CONSOLE_NOISE = b"warning: TCG doesn't support requested feature"
 
 Output = Callable[[bytes], object]
 
@@ -135,9 +137,10 @@ class Guest:
         return int(message[1])
 
     def _error(self, what: str) -> GuestError:
+        """Return the error with the end of the console, less what QEMU says of the model at every boot."""
         self._console.seek(0)
-        tail = self._console.read()[-CONSOLE_TAIL:].decode(errors="replace")
-        return GuestError(f"{what}; its console ends:\n{tail}")
+        console = b"".join(line for line in self._console if CONSOLE_NOISE not in line)
+        return GuestError(f"{what}; its console ends:\n{console[-CONSOLE_TAIL:].decode(errors='replace')}")
 
 
 def built_package() -> Path:
