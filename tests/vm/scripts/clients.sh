@@ -10,5 +10,6 @@ python3 varlink.py clients 200
 step "stop"
 stop
 expect_machine "$before" "after stop"
+restore_yaml
 expect_exit 3 ali-enclaves-allocator status
 expect_equal inactive "$(unit ActiveState)" "state after status"

@@ -79,6 +79,7 @@ expect_equal '0 1 4 5 6 7' "$(spun)" "CPUs that the host ever ran on"
 expect_equal "" "$(ls -A /run/ali-enclaves/evm)" "run directories left"
 
 stop
+restore_yaml
 expect_machine "$before" "after stop"
 userdel --remove alice 2>/dev/null || userdel alice
 userdel mallory

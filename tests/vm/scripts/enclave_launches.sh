@@ -103,5 +103,6 @@ expect_equal '[]' "$(<ended.json)" "ended"
 
 rm -r /run/ali-enclaves/evm/* # what those that were killed left, for alice's next launch to clear away
 stop
+restore_yaml
 expect_machine "$before" "after stop"
 forget_users

@@ -38,3 +38,4 @@ expect_equal spinning "$(<taken)" "what the thief took"
 step "stop"
 stop
 expect_machine "$before" "after stop"
+restore_yaml

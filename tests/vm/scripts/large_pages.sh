@@ -12,3 +12,4 @@ expect_equal 1 "$(pool nodes.1.hugepages.1.free)" "pages free for leases"
 step "stop"
 stop
 expect_machine "$before" "after stop"
+restore_yaml

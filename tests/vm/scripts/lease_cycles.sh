@@ -46,4 +46,5 @@ expect_whole
 set_pages 0 $(($(counter 0 nr_hugepages) - 10))
 expect_equal "$standing" "$(snapshot)" "the machine with the pool"
 stop
+restore_yaml
 expect_machine "$before" "after stop"

@@ -129,6 +129,7 @@ kill $stranger || fail "the stranger was ended"
 expect_equal "$standing" "$(snapshot)" "the machine with the pool"
 
 stop
+restore_yaml
 userdel member
 userdel outsider
 expect_machine "$before" "after stop"

@@ -1,7 +1,8 @@
-# Sourced by the scripts of the ring: tests/vm/run --file tests/vm/scripts/lib.sh … tests/vm/scripts/NAME.sh
+# Sourced by the scripts of the ring. To run one by hand: tests/vm/ring NAME.sh [ARG…]
 #
 # /sys is the oracle. A script ends at the first thing that is not as it must be, and says which; what it set up
-# for itself it also puts back.
+# for itself it also puts back, and state.sh tells if it does not. Only after a failure may it leave anything: the
+# guest ends with it.
 set -Eeuo pipefail
 shopt -s inherit_errexit extglob
 
@@ -17,16 +18,17 @@ beginning=$(journalctl --lines 0 --show-cursor --quiet | sed -n 's/^-- cursor: /
 trap 'echo "FAILED: ${BASH_SOURCE[0]##*/}:$LINENO: exit status $? of: $BASH_COMMAND" >&2' ERR
 trap 'at_exit $?' EXIT
 
+# After a failure, prints what the daemon said and all that the journal has of the time of the script.
 at_exit() {
-    cp -a "$SHIPPED" $YAML
-    [ "$1" = 0 ] && return
+    [ "$1" != 0 ] || return 0
     [ ! -e log ] || sed 's/^/log: /' log
-    journalctl --unit $UNIT --no-pager --after-cursor "$beginning" --output short-monotonic
+    journalctl --quiet --no-pager --after-cursor "$beginning" --output short-monotonic
     exit "$1"
 }
 
+# Ends the script, and says which of its lines did.
 fail() {
-    echo "FAILED: $*" >&2
+    echo "FAILED: ${BASH_SOURCE[-1]##*/}:${BASH_LINENO[-2]}: $*" >&2
     exit 1
 }
 
@@ -77,8 +79,9 @@ expect_within() {
     done
 }
 
-# Writes allocator.yaml from its arguments, one line each.
+# Writes allocator.yaml from its arguments, one line each. Who does so also restores it.
 write_yaml() { printf '%s\n' "$@" >$YAML; }
+restore_yaml() { cp -a "$SHIPPED" $YAML; }
 
 unit() { systemctl show --property "$1" --value $UNIT; }
 sentence() { unit StatusText; }
@@ -137,7 +140,7 @@ hold() {
     local said=held.${#holders[@]}
     python3 hugepages.py hold "$@" >"$said" &
     holders+=($!)
-    expect_within 60 grep -qx held "$said"
+    expect_within 120 grep -qx held "$said"
 }
 let_go() {
     kill "${holders[@]}"

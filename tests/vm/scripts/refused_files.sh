@@ -40,3 +40,4 @@ rm $YAML
 refuse 78
 expect_in "cannot read $YAML" "$said"
 expect_machine "$before" "after start with no file"
+restore_yaml

@@ -31,3 +31,4 @@ reserve "${1:-8}"
 refuse 69
 expect_refusal "${2:-2}"
 free
+restore_yaml

@@ -48,3 +48,4 @@ expect_equal "pool ready: CPUs 6-7 (1 core) on node 1, 32 MiB in 16×2M; no leas
 step "stop"
 stop
 expect_machine "$before" "after stop"
+restore_yaml

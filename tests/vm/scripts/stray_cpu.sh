@@ -38,3 +38,4 @@ expect_equal "pool ready: CPUs 2-3 (1 core) on node 0, 16 MiB in 8×2M; no lease
 step "stop"
 stop
 expect_machine "$before" "after stop"
+restore_yaml
