@@ -6,13 +6,16 @@ from machine import Machine
 
 KILLED = (
     "before-the-ledger",
+    "before-the-pages",
     "before-the-mount",
+    "in-the-mount",
     "before-the-hold-file",
     "between-two-cpus",
     "before-the-commit wanted",
     "in-the-undo",
     "in-the-stop-between-two-cpus",
     "in-the-stop-before-the-pages",
+    "in-the-stop-before-the-last-word",
 )
 
 RING = {

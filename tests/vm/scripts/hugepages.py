@@ -7,6 +7,7 @@ fragment NODE MIB      spread locked small pages over so much of a node's memory
 """
 
 import ctypes
+import errno
 import mmap
 import os
 import signal
@@ -53,7 +54,7 @@ def hold(node, count, kib=PAGE_KIB):
 
 
 def steal(node=None):
-    """Take pages in a child, which may die of it, and count the bytes it writes, one for each page."""
+    """Take pages in a child, which may die of it by SIGBUS, and count the bytes it writes, one for each page."""
     report, write = os.pipe()
     if not os.fork():
         if node is not None:
@@ -63,13 +64,15 @@ def steal(node=None):
             while True:
                 pages.append(take())
                 os.write(write, b".")
-        except OSError:
-            os._exit(0)
+        except OSError as error:
+            os._exit(0 if error.errno == errno.ENOMEM else 1)
     os.close(write)
     taken = 0
     while data := os.read(report, 4096):
         taken += len(data)
-    os.wait()
+    ending = os.waitstatus_to_exitcode(os.wait()[1])
+    if ending not in (0, -signal.SIGBUS):
+        sys.exit(f"the thief ended with {ending}, so what it took says nothing")
     print(taken)
 
 

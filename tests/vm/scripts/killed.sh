@@ -6,29 +6,71 @@ hold=/run/ali-enclaves/bank0/hold
 draft=/run/ali-enclaves/ledger.new
 die=signal=SIGKILL
 
-# Each point: whether the daemon dies in its start or its stop, the system call, and by which options of strace.
+# Each point: how the machine is left there, so that it is the point it claims to be; whether the daemon dies in its
+# start or its stop, the system call, and by which options of strace. How the machine is left: the ledger's phase, the
+# CPUs online, the pages of node 0, and those that the bank holds, where it is mounted.
 # The path filters (-P) hold for injections too, so `when=2` is the second write of a thread to that file.
 case ${1:?a point} in
-    before-the-ledger) life=start call=rename options=(-P "$draft" --inject=rename:$die) ;;
-    before-the-pages) life=start call=write options=(-P "$pages" --inject=write:$die) ;;
-    before-the-mount) life=start call=vfork options=(--inject=vfork:$die) ;;
-    in-the-mount) life=start call=wait4 options=(--inject=wait4:$die) ;;
-    before-the-hold-file) life=start call=fallocate options=(--inject=fallocate:$die) ;;
-    between-two-cpus) life=start call=write options=(-P "$CPU/cpu3/online" --inject=write:$die) ;;
-    before-the-commit) life=start call=rename options=(-P "$draft" --inject=rename:$die:when=2) ;;
+    before-the-ledger)
+        left="none 0-7 0 -"
+        life=start call=rename options=(-P "$draft" --inject=rename:$die)
+        ;;
+    before-the-pages)
+        left="taking 0-7 0 -"
+        life=start call=write options=(-P "$pages" --inject=write:$die)
+        ;;
+    before-the-mount)
+        left="taking 0-7 16 -"
+        life=start call=vfork options=(--inject=vfork:$die)
+        ;;
+    in-the-mount)
+        left="taking 0-7 16 0"
+        life=start call=wait4 options=(--inject=wait4:$die)
+        ;;
+    before-the-hold-file)
+        left="taking 0-7 16 0"
+        life=start call=fallocate options=(--inject=fallocate:$die)
+        ;;
+    between-two-cpus)
+        left="taking 0-1,3-7 16 16"
+        life=start call=write options=(-P "$CPU/cpu3/online" --inject=write:$die)
+        ;;
+    before-the-commit)
+        left="taking 0-1,4-7 16 16"
+        life=start call=rename options=(-P "$draft" --inject=rename:$die:when=2)
+        ;;
     in-the-undo)
+        left="giving 0-7 16 -"
         life=start call=fallocate,write
         options=(-P "$hold" -P "$pages" --inject=fallocate:error=EIO --inject=write:$die:when=2)
         ;;
-    in-the-stop-between-two-cpus) life=stop call=write options=(-P "$CPU/cpu3/online" --inject=write:$die) ;;
-    in-the-stop-before-the-pages) life=stop call=write options=(-P "$pages" --inject=write:$die) ;;
-    in-the-stop-before-the-last-word) life=stop call=unlink options=(-P "$LEDGER" --inject=unlink:$die) ;;
+    in-the-stop-between-two-cpus)
+        left="giving 0-2,4-7 16 16"
+        life=stop call=write options=(-P "$CPU/cpu3/online" --inject=write:$die)
+        ;;
+    in-the-stop-before-the-pages)
+        left="giving 0-7 16 -"
+        life=stop call=write options=(-P "$pages" --inject=write:$die)
+        ;;
+    in-the-stop-before-the-last-word)
+        left="giving 0-7 0 -"
+        life=stop call=unlink options=(-P "$LEDGER" --inject=unlink:$die)
+        ;;
     *) fail "no such point: $1" ;;
 esac
 recovery=${2:-refused}
 before=$(snapshot)
 with=$(with_pool "$before" 0-1,4-7 0 16)
 good=("memory_mib: 32" "cpu_pool: 2-3")
+
+# Prints how the daemon left the machine.
+as_left() {
+    local phase=none held=-
+    [ ! -e $LEDGER ] || phase=$(part phase <$LEDGER)
+    ! mountpoint --quiet "${hold%/*}" ||
+        held=$(df --block-size 2M --output=used "${hold%/*}" | awk 'END { print $1 }')
+    echo "$phase $(<$CPU/online) $(counter 0 nr_hugepages) $held"
+}
 
 attach() {
     strace --follow-forks --attach "$daemon" --output trace --trace $call "${options[@]}" 2>attached &
@@ -53,7 +95,7 @@ died=0
 wait $daemon || died=$?
 cat log trace
 expect_equal 137 $died "exit status of the daemon"
-echo "as it left the machine: online $(<$CPU/online), $(counter 0 nr_hugepages) pages"
+expect_equal "$left" "$(as_left)" "phase, online CPUs, pages and held pages as the daemon left them"
 
 if [ "$recovery" = wanted ]; then
     step "a start with the same file recovers, and the pool is as wanted"
@@ -69,3 +111,4 @@ else
 fi
 expect_machine "$before" "in the end"
 expect_nothing_left
+restore_yaml

@@ -21,9 +21,12 @@ expect_equal 1 "$(steal 0)" "pages that a thief bound to the pool's node gets"
 expect_equal 21 "$(steal)" "pages that a thief gets"
 set_pages 0 32
 expect_machine "$with" "after the thieves"
+expect_equal ready "$(pool state)" "state"
+expect_equal 32 "$(pool nodes.0.hugepages.0.free)" "pages free for leases"
 
 step "stop"
 stop
 expect_machine "$before" "after stop"
 set_pages 1 0
 expect_machine "$found" "in the end"
+restore_yaml
