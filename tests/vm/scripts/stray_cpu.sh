@@ -19,16 +19,16 @@ step "CPU 3 comes online"
 [ "$(uptime_s)" -lt $((next_look - 5)) ] || fail "too slow: the timer could look first"
 echo 1 >$CPU/cpu3/online
 expect_within 5 grep -q "pool degraded" watched
-expect_within 5 grep -q "drift: CPUs 3: online" watched
+expect_within 5 grep -q "drift: CPU 3: online" watched
 [ "$(uptime_s)" -lt $next_look ] || fail "too slow: it may have been the timer"
 kill $watcher
 wait $watcher || true
 
 step "status tells"
 expect_in "pool degraded: CPUs 2-3" "$(sentence)"
-expect_in "CPUs 3: online: the host runs on them, wanted offline" "$(sentence)"
+expect_in "CPU 3: online: the host runs on them, wanted offline" "$(sentence)"
 expect_exit 1 ali-enclaves-allocator status
-expect_in "drift: CPUs 3: online" "$said"
+expect_in "drift: CPU 3: online" "$said"
 
 step "restart repairs it"
 systemctl restart $UNIT
