@@ -136,7 +136,7 @@ def _status(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         pass
     except Unavailable as error:
-        return _no_answer(error, "start it: systemctl start ali-enclaves-allocator")
+        return _no_answer(error, _set_aside_still() or "start it: systemctl start ali-enclaves-allocator")
     except CallError as error:
         print(f"ali-enclaves-allocator cannot tell: {error.name}; its log says why", file=sys.stderr)
         return EXIT_STATUS["degraded"]
@@ -155,6 +155,19 @@ def _no_answer(error: OSError, outcome: str) -> int:
         see = "systemctl status ali-enclaves-allocator"
         print(f"ali-enclaves-allocator does not answer: {error.strerror}; see {see}", file=sys.stderr)
     return NOT_RUNNING
+
+
+def _set_aside_still() -> str:
+    """Say what is not the host's although no service runs, such as what leases hold; empty if nothing is."""
+    from ali_enclaves_allocator.change.ledger import read
+    from ali_enclaves_allocator.kernel.linux import boot_id
+    from ali_enclaves_allocator.model.errors import AllocatorError
+    from ali_enclaves_allocator.show import remains_of
+
+    try:
+        return remains_of(read(DIRECTORY / "ledger.json", boot_id()).pool)
+    except AllocatorError as error:
+        return str(error)
 
 
 def _show(pool: dict[str, Any], *, as_json: bool) -> None:

@@ -1,8 +1,11 @@
-"""The map of the machine that `status` shows: nodes, cores and CPUs, and the memory of each node."""
+"""What `status` shows: the map of the machine, or what is left of a pool when no service runs."""
 
 import shutil
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ali_enclaves_allocator.model.pool import Pool
 
 COLOURS = {"host": "0", "kept": "2", "pool": "1;32", "leased": "1;33"}
 """SGR codes by the use of a core (ECMA-48)."""
@@ -26,6 +29,18 @@ def map_of(pool: dict[str, Any], *, colour: bool) -> str:
     lines += ["", "  ".join(f"{_paint(use, use, colour)}: {meaning}" for use, meaning in LEGEND)]
     lines += [f"drift: {entry['what']}: {entry['got']}, wanted {entry['wanted']}" for entry in pool["drift"]]
     return "\n".join(lines)
+
+
+def remains_of(pool: "Pool") -> str:
+    """Say what is still set aside, for whom, and how it comes back to the host; empty if nothing is."""
+    if not pool.cores and not pool.banks:
+        return ""
+    what = f"set aside still: {pool.describe()}"
+    if not pool.leases:
+        return f"{what}, for no lease\n  (to give it back: ali-enclaves-allocator give-back)"
+    leases = ", ".join(lease.describe() for lease in pool.leases)
+    scopes = " ".join(f"evm-{lease.id}.scope" for lease in pool.leases)
+    return f"{what}, for {leases}\n  (given back when the enclaves end; to end them: systemctl stop {scopes})"
 
 
 def _cores(cores: list[dict[str, Any]], width: int, colour: bool) -> Iterator[str]:

@@ -1,0 +1,29 @@
+"""What `status` says of a pool whose service does not run."""
+
+from dataclasses import replace
+
+from ali_enclaves_allocator.model.pool import Bank, Holder, Lease, Pool
+from ali_enclaves_allocator.model.topology import Core
+from ali_enclaves_allocator.show import remains_of
+
+CORE = Core((2, 3), 0)
+LEASE = Lease("0123456789abcdef", "web", (CORE,), "bank0", 0, 2048, 96, True, Holder(7, 1, 0, 0, "qemu"), 0.0, {}, True)
+LEFT = Pool((CORE,), (Bank("bank0", 0, 2048, 512),), leases=(LEASE,))
+
+
+def test_nothing_remains_of_nothing() -> None:
+    assert not remains_of(Pool())
+
+
+def test_what_leases_hold_is_told_with_its_way_back() -> None:
+    assert remains_of(LEFT) == (
+        "set aside still: CPUs 2-3 (1 core) on node 0, 1024 MiB in 512×2M, for web (CPUs 2-3, 192 MiB)\n"
+        "  (given back when the enclaves end; to end them: systemctl stop evm-0123456789abcdef.scope)"
+    )
+
+
+def test_so_is_what_a_crash_left() -> None:
+    assert remains_of(replace(LEFT, leases=())) == (
+        "set aside still: CPUs 2-3 (1 core) on node 0, 1024 MiB in 512×2M, for no lease\n"
+        "  (to give it back: ali-enclaves-allocator give-back)"
+    )
