@@ -8,7 +8,7 @@ import pytest
 from ali_enclaves_allocator import cli
 from ali_enclaves_allocator.model.config import Config
 from enclave_cli import cli as launcher
-from tests.test_docs_pages import commands
+from tests.test_docs_pages import commands, options
 
 ROOT = Path(__file__).parent.parent
 ENGLISH = ROOT / "README.md"
@@ -59,15 +59,15 @@ def test_links_lead_to_what_there_is(path: Path) -> None:
 
 
 def test_the_commands_are_there() -> None:
-    programs = {"ali-enclaves-allocator": commands(cli._parser()), "enclave-cli": commands(launcher._parser())}
+    parsers = {"ali-enclaves-allocator": cli._parser(), "enclave-cli": launcher._parser()}
+    programs = {name: commands(parser) | {o: {o} for o in options(parser)} for name, parser in parsers.items()}
     targets = set(re.findall(r"(?m)^([a-z-]+):", (ROOT / "Makefile").read_text()))
     shown = [line.split() for block in blocks(ENGLISH.read_text()) for line in block]
     for words in shown:
         if words[0] == "make":
             assert set(words[1:]) <= targets
         if words[0] in programs:
-            options = programs[words[0]][words[1]]
-            assert {word for word in words if word.startswith("--")} <= options
+            assert {word for word in words if word.startswith("--")} <= programs[words[0]][words[1]]
 
 
 def test_the_table_of_keys_is_whole() -> None:
