@@ -4,6 +4,7 @@ Everything is validated and chosen before the first write; only `carry_out` writ
 """
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from ali_enclaves_allocator.change.difference import Change, difference
@@ -14,7 +15,15 @@ from ali_enclaves_allocator.change.transaction import carry_out, recover
 from ali_enclaves_allocator.kernel.doors import Kernel
 from ali_enclaves_allocator.model import cpus
 from ali_enclaves_allocator.model.config import Config, ConfigInvalid, load
-from ali_enclaves_allocator.model.errors import ConfigUnreadable, KernelRefused, Misfit, NotGivenBack, page_size
+from ali_enclaves_allocator.model.errors import (
+    AllocatorError,
+    ConfigUnreadable,
+    KernelRefused,
+    Misfit,
+    NotGivenBack,
+    ShortGrant,
+    page_size,
+)
 from ali_enclaves_allocator.model.events import (
     LEASE_ENDED,
     MEMORY_ROUNDED,
@@ -50,15 +59,31 @@ def bring_into_force(path: Path, kernel: Kernel, ledger: Ledger) -> None:
     """Bring the pool that the file asks for into being, or change nothing.
 
     What a crash interrupted is finished first: a file that is refused must not keep a half-made change.
+    Free memory may be too scattered for hugepages, which only asking tells: a node that granted fewer pages counts
+    from then on as having no more, and the choice is made anew. It ends where no other nodes fit.
 
     Raises:
         AllocatorError: the file is refused, nothing fits, or the kernel refused; the former pool stands.
     """
     _recover(kernel, ledger)
     config, source = read_file(path)
-    change = propose(config, source, kernel, ledger.record.pool)
-    _announce(change, config, kernel)
-    _carry_out(change, kernel, ledger)
+    room_kib: dict[int, int] = {}
+    short: ShortGrant | None = None
+    while True:
+        try:
+            change = propose(config, source, kernel, ledger.record.pool, room_kib)
+        except AllocatorError as error:
+            raise short or error from None
+        _announce(change, config, kernel)
+        try:
+            return _carry_out(change, kernel, ledger)
+        except ShortGrant as error:
+            short = short or error
+            if ledger.record.phase != "idle" or error.node in room_kib:
+                raise short from None
+            log.warning("%s; trying without more of it", error.what(), extra=REFUSED)
+            had = change.pool.pages(error.node, error.page_kib) - (error.wanted - error.granted)
+            room_kib[error.node] = had * error.page_kib
 
 
 def read_file(path: Path) -> tuple[Config, Source]:
@@ -75,15 +100,19 @@ def read_file(path: Path) -> tuple[Config, Source]:
         raise ConfigUnreadable(str(path), error.strerror or str(error)) from error
 
 
-def propose(config: Config, source: Source, kernel: Kernel, pool: Pool) -> Change:
+def propose(
+    config: Config, source: Source, kernel: Kernel, pool: Pool, room_kib: Mapping[int, int] | None = None
+) -> Change:
     """Return the steps from the pool that stands to the one the file asks for. Reads the machine, writes nothing.
+
+    `room_kib` is what some nodes are known to have at most.
 
     Raises:
         ConfigInvalid: a value does not suit this machine; names its line.
         AllocatorError: the machine cannot give what is asked.
     """
     try:
-        plan = choose(config, kernel.topology(pool), pool)
+        plan = choose(config, kernel.topology(pool).within(room_kib or {}), pool)
         sight = kernel.sight(pool, [plan.page_kib])
     except Misfit as misfit:
         raise ConfigInvalid([source.problem(misfit.key, misfit.message)]) from misfit

@@ -105,7 +105,7 @@ def test_refusals_and_short_grants_are_counted(host: Host, tmp_path: Path, monke
             await asyncio.to_thread(contradict)
             memory = host.simulation.memory[0]
             memory.scattered_kib = memory.stuck_kib = memory.free_kib - 5 * 2048
-            host.configure(memory_mib=128, cpu_count=2, max_enclaves=3)
+            host.configure(memory_mib=128, cpu_pool="2-3", max_enclaves=3)
             with pytest.raises(ShortGrant):
                 await daemon.reload()
             daemon.tell()

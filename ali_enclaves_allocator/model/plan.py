@@ -118,7 +118,7 @@ def _part(node: Node, asked: _Asked, leased: int, floor: int) -> Part | None:
 
 
 def _plan(best: Spread, parts: Iterable[Part], asked: _Asked) -> Plan:
-    """Rules 3 and 4: the cores and the pages of a spread that has them."""
+    """Rules 3 and 4: the cores and the pages of a spread that has them; the same cores keep their pages."""
     ranked = sorted(
         (core for core in asked.cores if core.node in best.nodes),
         key=lambda core: (core not in asked.present.cores, [-cpu for cpu in core.cpus]),
@@ -127,7 +127,11 @@ def _plan(best: Spread, parts: Iterable[Part], asked: _Asked) -> Plan:
     weight = {node: _width(core for core in cores if core.node == node) for node in best.nodes}
     least = {part.node: part.least for part in parts}
     most = {part.node: part.most for part in parts}
-    return Plan(tuple(sorted(cores)), asked.page_kib, split(asked.pages, weight, least, most))
+    pages = {node: asked.present.pages(node, asked.page_kib) for node in best.nodes}
+    kept = set(cores) == set(asked.present.cores) and sum(pages.values()) == asked.pages
+    if not kept or any(not least[node] <= part <= most[node] for node, part in pages.items()):
+        pages = split(asked.pages, weight, least, most)
+    return Plan(tuple(sorted(cores)), asked.page_kib, pages)
 
 
 def _width(cores: Iterable[Core]) -> int:

@@ -1,7 +1,7 @@
 """The machine as values: cores, nodes, and the hugepages of each node."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 
@@ -106,6 +106,16 @@ class Topology:
             return frozenset()
         widest = max(2, self.threads_per_core)
         return frozenset(core for node in self.nodes if node.offline for core in node.cores if len(core.cpus) < widest)
+
+    def within(self, room_kib: Mapping[int, int]) -> "Topology":
+        """Return the machine with no more memory to be had on these nodes."""
+        return replace(
+            self,
+            nodes=tuple(
+                replace(node, available_kib=min(node.available_kib, room_kib.get(node.id, node.available_kib)))
+                for node in self.nodes
+            ),
+        )
 
     def node(self, number: int) -> Node:
         """Return the node with that id.
