@@ -41,6 +41,7 @@ class Endpoint:
             product="ali-enclaves-allocator",
             version=__version__,
             url="",
+            own_pid=os.getpid(),
         )
 
     async def open(self) -> None:

@@ -33,6 +33,10 @@ LENDING_ERRORS = (*ACQUIRE_REFUSALS, refusals.NoSuchLease)
 """The errors that Acquire, Release and Reload answer with, beside ReloadFailed."""
 
 
+MOVING: Any = {"pool": {"nodes": {"__all__": {"available_mib": True}}}}
+"""What a watcher is told along with a change, but not woken for."""
+
+
 class Allocator(Protocol):
     """What the service asks of whoever owns the pool. Everything that fails raises AllocatorError."""
 
@@ -85,15 +89,18 @@ class Service:
         return LeasesReply(leases=[lease_view(lease) for lease in self._allocator.leases()])
 
     async def watch(self, _call: Call, _: Nothing) -> AsyncGenerator[WatchReply, None]:
-        """Return the pool and its leases now, and again after each change. Anyone may ask."""
-        told = None
+        """Return the pool and its leases now, and again after each change. Anyone may ask.
+
+        Free memory moves all the time; that alone is no change.
+        """
+        told: dict[str, Any] | None = None
         while True:
             changed = self._changed
             leases = [lease_view(lease) for lease in self._allocator.leases()]
             now = WatchReply(pool=self._allocator.view(), leases=leases)
-            if now != told:
+            if (key := now.model_dump(exclude=MOVING)) != told:
                 yield now
-                told = now
+                told = key
             await changed.wait()
 
     async def acquire(self, call: Call, parameters: AcquireParameters) -> Reply[AcquireReply]:

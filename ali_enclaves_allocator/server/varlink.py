@@ -36,6 +36,9 @@ __all__ = ["Call", "Interface", "Limits", "Method", "Nothing", "Parameters", "Pe
 
 log = logging.getLogger(__name__)
 
+OWN = -1
+"""The account of the process that `own_pid` names; no uid is negative."""
+
 
 class _Request(BaseModel, strict=True):
     """A call as its frame has it; fields it does not know are left to later versions of the protocol."""
@@ -133,7 +136,8 @@ class _Client:
 class Server:
     """Serves interfaces on a listening Unix socket that stays its caller's, to close or to keep for a successor.
 
-    `vendor`, `product`, `version`, `url` and the names of the interfaces are what GetInfo tells.
+    `vendor`, `product`, `version`, `url` and the names of the interfaces are what GetInfo tells. `own_pid` is a
+    process, the server's own, that shares its uid's limits with nobody: it asks whether the server still answers.
     """
 
     def __init__(
@@ -146,8 +150,9 @@ class Server:
         version: str,
         url: str,
         limits: Limits | None = None,
+        own_pid: int | None = None,
     ) -> None:
-        self.sock, self.limits = sock, limits or Limits()
+        self.sock, self.limits, self._own_pid = sock, limits or Limits(), own_pid
         self._interfaces = {interface.name: interface for interface in interfaces}
         info = Info(vendor=vendor, product=product, version=version, url=url, interfaces=[*self._interfaces, SERVICE])
         self._interfaces[SERVICE] = service_interface(info, self._interfaces)
@@ -212,7 +217,7 @@ class Server:
         sock.setblocking(False)
         pid, uid, gid = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         peer = Peer(pid, uid, gid, sock)
-        account = self._accounts[uid]
+        account = self._accounts[OWN if pid == self._own_pid else uid]
         if account.connections >= self.limits.connections:
             return sock.close()
         account.connections += 1
@@ -228,4 +233,4 @@ class Server:
         self._clients.remove(client)
         client.wire.account.connections -= 1
         if not client.wire.account.connections:
-            del self._accounts[client.peer.uid]
+            del self._accounts[OWN if client.peer.pid == self._own_pid else client.peer.uid]
