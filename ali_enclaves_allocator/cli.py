@@ -24,11 +24,19 @@ NOT_RUNNING = 3
 EX_CANTCREAT = 73
 """Exit status when a file cannot be written (sysexits.h)."""
 
+READER_GONE = 141
+"""Exit status when nobody reads the output any more, as a shell tells SIGPIPE."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status."""
     args = _parser().parse_args(argv)
-    status: int = args.run(args)
+    try:
+        status: int = args.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as head(1), had enough; what is buffered must not fail at exit again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_GONE
     return status
 
 
@@ -38,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Set cores and memory of this machine aside for enclave VMs.",
         epilog="exit status: 0 done; 2 the command line is wrong; 69 the machine cannot give what is asked; 70 a fault "
         "of the program's own; 78 the file is refused; of status: 0 ready, 1 degraded, 3 not running; of metrics: 73 "
-        "the file cannot be written",
+        "the file cannot be written; 141 nobody reads the output any more",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -86,7 +94,15 @@ def _check(args: argparse.Namespace) -> int:
     change = _propose(args.file)
     if isinstance(change, int):
         return change
+    from ali_enclaves_allocator.kernel import instance
+    from ali_enclaves_allocator.kernel.sysfs import LinuxFiles, Sysfs
+    from ali_enclaves_allocator.model.instance import remarks
+
     print(f"{args.file}: fits this machine: {change.pool.describe()}")
+    this = instance.read_instance()
+    print(f"instance: {this.describe()}")
+    for remark in remarks(this, len(Sysfs(LinuxFiles()).present())):
+        print(f"  {remark}")
     return 0
 
 

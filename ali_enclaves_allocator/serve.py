@@ -8,9 +8,11 @@ from pathlib import Path
 from ali_enclaves_allocator import unit
 from ali_enclaves_allocator.change.ledger import Ledger
 from ali_enclaves_allocator.daemon import Daemon, Paths, beside
+from ali_enclaves_allocator.kernel.instance import read_instance
 from ali_enclaves_allocator.kernel.linux import boot_id, linux_kernel
 from ali_enclaves_allocator.model.errors import AllocatorError
 from ali_enclaves_allocator.model.events import REFUSED
+from ali_enclaves_allocator.model.instance import remarks
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +23,11 @@ EX_SOFTWARE = 70
 async def run(config: Path, directory: Path) -> int:
     """Serve this machine until SIGTERM or SIGINT. Return the exit status."""
     directory.mkdir(mode=0o755, exist_ok=True)
-    return await serve(Daemon(Paths(config, directory), linux_kernel(directory), Ledger(directory, boot_id())))
+    kernel = linux_kernel(directory)
+    this = read_instance()
+    for told in (f"instance: {this.describe()}", *remarks(this, len(kernel.sysfs.present()))):
+        log.info("%s", told)
+    return await serve(Daemon(Paths(config, directory), kernel, Ledger(directory, boot_id())))
 
 
 async def serve(daemon: Daemon) -> int:

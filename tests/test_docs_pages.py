@@ -133,7 +133,7 @@ def test_every_state_is_told() -> None:
 def test_every_exit_status_is_told() -> None:
     named = {value for name, value in constants("ali_enclaves_allocator") if name.startswith("EX_")}
     by_errors = {kind.exit_code for kind in (*errors.AllocatorError.__subclasses__(), errors.AllocatorError)}
-    status = {USAGE, *named, *by_errors, *cli.EXIT_STATUS.values(), cli.NOT_RUNNING}
+    status = {USAGE, *named, *by_errors, *cli.EXIT_STATUS.values(), cli.NOT_RUNNING, cli.READER_GONE}
     told = items(section(SERVICE, "EXIT STATUS"))
     assert told == [str(number) for number in sorted(status)]
     assert set(re.findall(r"\b\d+\b", cli._parser().epilog or "")) == set(told)

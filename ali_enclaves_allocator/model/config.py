@@ -102,7 +102,10 @@ class Config(BaseModel, frozen=True, extra="forbid", strict=True):
 
 @dataclass
 class ConfigInvalid(AllocatorError):
-    """The file is refused, for all these reasons, in the order of the file."""
+    """The file is refused, for all these reasons, in the order of the file; what it lacks comes last.
+
+    A key is often missing because it is misspelled, which the first line should say.
+    """
 
     exit_code: ClassVar[int] = EX_CONFIG
     problems: list[ConfigProblem]
@@ -132,7 +135,7 @@ def load(data: bytes, path: str) -> tuple[Config, Source]:
     except ValidationError as error:
         problems += [_problem(detail, source) for detail in error.errors() if _is_sure(detail, source)]
     if problems:
-        problems.sort(key=lambda problem: (problem.line, problem.column))
+        problems.sort(key=lambda problem: (not problem.source_line, problem.line, problem.column))
         raise ConfigInvalid(problems[:MAX_PROBLEMS], max(0, len(problems) - MAX_PROBLEMS))
     return config, source
 

@@ -418,8 +418,15 @@ def test_long_line_is_cut_around_the_caret() -> None:
 
 def test_many_problems_are_counted() -> None:
     told = refusal("".join(f"key{number}: 1\n" for number in range(100)))
-    assert told.count("\n    ^") + 2 == MAX_PROBLEMS  # two more: the missing keys
+    assert told.count("\n    ^") == MAX_PROBLEMS
     assert told.endswith("allocator.yaml: and 82 more problems")
+
+
+def test_what_is_missing_comes_last() -> None:
+    """The status sentence is the first line: it must say that a key is misspelled, not that it is missing."""
+    told = refusal("memory_mib: 64\ncpu_pol: 2-3\n").splitlines()
+    assert told[0] == "allocator.yaml:2:1: cpu_pol: unknown key; did you mean cpu_pool?"
+    assert told[-1] == "allocator.yaml:1:1: cpu_count: missing, and cpu_pool too; wanted one of the two"
 
 
 def test_error_ends_with_the_outcome() -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import socket
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -341,6 +342,8 @@ def test_watch_tells_the_pool_and_every_change(host: Host) -> None:
             return pool
 
         assert (await told())["state"] == "ready"
+        host.simulation.memory[1].free_kib -= 64 * 1024
+        daemon.look()  # and nobody is told that memory moves
         host.configure(memory_mib=96, cpu_count=4)
         await daemon.reload()
         assert (await told())["memory_mib"] == 96
@@ -349,6 +352,27 @@ def test_watch_tells_the_pool_and_every_change(host: Host) -> None:
         await stop
         assert await reader.read() == b""
         writer.close()
+
+    run(test)
+
+
+def test_a_reader_that_has_enough_is_no_fault(host: Host) -> None:
+    """As `status | head -1` does."""
+
+    async def test() -> None:
+        async with running(host):
+            code = (
+                "import sys; from pathlib import Path; from ali_enclaves_allocator import cli; "
+                f"cli.DIRECTORY = Path({str(host.directory)!r}); sys.exit(cli.main(['status']))"
+            )
+            read, write = os.pipe()
+            os.close(read)
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-c", code), stdout=write, stderr=asyncio.subprocess.PIPE
+            )
+            os.close(write)
+            _, errors = await process.communicate()
+            assert (process.returncode, errors) == (141, b"")
 
     run(test)
 
