@@ -262,7 +262,8 @@ def _node_view(node: Node, pool: Pool, topology: Topology, sight: Sight) -> Node
 def _use(core: Core, pool: Pool, topology: Topology) -> Literal["host", "kept", "pool", "leased"]:
     if core in pool.cores:
         return "leased" if core in pool.leased_cores else "pool"
-    return "kept" if core == topology.host_core or topology.fixed_cpus & set(core.cpus) else "host"
+    its_own = core == topology.host_core or core in topology.torn_cores or topology.fixed_cpus & set(core.cpus)
+    return "kept" if its_own else "host"
 
 
 def _hugepages_view(node: Node, page_kib: int, pool: Pool, sight: Sight) -> HugepagesView:

@@ -28,7 +28,7 @@ from ali_enclaves_allocator.server.interface import NAME
 from ali_enclaves_allocator.server.service import Service
 from enclave_cli.client import CallError, Client, Unavailable
 from tests.conftest import Boot
-from tests.machines import GUEST_2X2X2, HUGE
+from tests.machines import GUEST_2X2X2, HUGE, TORN_CORES
 from tests.sim.host import BOOT_ID, Host
 
 DOCUMENTED = {"memory_mib": 64, "cpu_count": 2}
@@ -291,6 +291,23 @@ def test_a_pool_whose_cpu_was_unplugged_is_served_and_told(host: Host) -> None:
             pool = await get_pool(host)
             assert (pool["state"], pool["cpus"]) == ("ready", [6, 7]), "another core takes its place"
             assert 2 in host.state.online
+
+    run(test)
+
+
+def test_a_torn_core_is_shown_as_the_hosts(boot: Boot) -> None:
+    host = boot(TORN_CORES)
+    host.configure(**DOCUMENTED)
+
+    async def test() -> None:
+        async with running(host):
+            cores = (await get_pool(host))["nodes"][0]["cores"]
+            assert [(core["cpus"], core["use"]) for core in cores] == [
+                ([0, 1], "kept"),
+                ([2], "kept"),
+                ([4, 5], "pool"),
+                ([6], "kept"),
+            ]
 
     run(test)
 
