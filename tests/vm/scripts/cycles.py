@@ -21,7 +21,7 @@ import holder
 NAME = "io.ali-enclaves.Allocator"
 BUSY = {f"{NAME}.{name}" for name in ("LeaseLimitReached", "InsufficientCpus", "InsufficientMemory", "PoolNotReady")}
 PAGE = 2 << 20
-PAUSE_SECONDS = 0.3
+PAUSE_SECONDS = 0.8
 LONGEST_SECONDS = 6.0
 """When a client is killed at the latest: most have their lease by then, and some are waiting for it."""
 WRONG = 4
