@@ -9,8 +9,8 @@ help: ## Show this list
 
 setup: .venv/ready ## Install the packages that building and testing need
 
-demo: setup ## Show the main job, end to end, in a throw-away guest
-	tests/vm/run tests/vm/demo.sh
+demo: hello-small-eif ## Show the main job, end to end, in a throw-away guest
+	tests/vm/run --file build/hello-small.eif --file tests/vm/scripts/vsock_echo.py tests/vm/demo.sh
 
 test: setup lint ## Run all checks and all rings of tests
 	$(VENV)/pytest

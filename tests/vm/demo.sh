@@ -1,9 +1,17 @@
 #!/bin/bash
-# The main job, command by command: a pool is set aside, looked at, made bigger, and given back.
+# The main job, command by command: a pool is set aside, looked at, made bigger, lent to an enclave, and given back.
 set -euo pipefail
 
 say() { printf '\n\033[1m# %s\033[0m\n' "$*"; }
 run() { printf '\033[36m$ %s\033[0m\n' "$*"; bash -c "$*"; }
+# Waits a minute or two, and shows that it does.
+slowly() {
+    while sleep 5; do printf . >&2; done &
+    local dots=$! status=0
+    run "$*" || status=$?
+    kill $dots
+    return $status
+}
 fails() { run "$*" && { echo "demo: this should have failed" >&2; exit 1; } || echo "(refused, as it should be)"; }
 
 counters='grep . /sys/devices/system/node/node*/hugepages/hugepages-2048kB/nr_hugepages'
@@ -39,6 +47,26 @@ fails 'ali-enclaves-allocator check'
 say 'A bigger pool: edit the file, restart. Only the difference is touched.'
 run 'sed -i "s/^cpu_count: 3/cpu_count: 4/; s/^memory_mib: 1024/memory_mib: 1280/" /etc/ali-enclaves/allocator.yaml'
 run 'systemctl restart ali-enclaves-allocator.service'
+run 'ali-enclaves-allocator status'
+
+say 'An enclave: alice is in the group de and needs no sudo. Booting takes a minute or two: it is emulated twice here.'
+useradd --groups de alice
+slowly 'su alice --command "enclave-cli run-enclave --cpu-count 2 --memory 192 --eif-path hello-small.eif" | tee enclave.json'
+field() { python3 -c "import json; print(json.load(open('enclave.json'))['$1'])"; }
+cid=$(field EnclaveCID) id=$(field EnclaveID) cpus=$(field CPUIDs | tr -d '[] ')
+run 'su alice --command "enclave-cli describe-enclaves"'
+
+say 'It is reached over vsock only. Its server sends back every line.'
+run "python3 vsock_echo.py $cid 7000 'hello, enclave'"
+
+say 'Its CPUs are online, but in a partition of their own: the host still cannot touch them.'
+run 'cat /sys/devices/system/cpu/online'
+run 'cat /sys/fs/cgroup/enclaves.slice/cpuset.cpus.partition /sys/fs/cgroup/enclaves.slice/cpuset.cpus.effective'
+fails "taskset --cpu-list ${cpus%%,*} true"
+run 'ali-enclaves-allocator status'
+
+say 'Its end: the pool is whole again.'
+run "su alice --command 'enclave-cli terminate-enclave --enclave-id $id'"
 run 'ali-enclaves-allocator status'
 
 say 'Stop: everything goes back to the host.'
