@@ -9,7 +9,7 @@ from guest import GUEST_FAILED, TIMED_OUT, Guest, GuestError
 from machine import Machine
 
 BOOTS = 3
-SECONDS = 300.0
+SECONDS = 600.0
 
 
 class Booted:

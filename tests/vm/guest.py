@@ -149,6 +149,13 @@ def built_package() -> Path:
     return Path(build.stdout.strip())
 
 
+def built_enclave_image() -> Path:
+    """Return the sample enclave image with the small kernel, which the first time takes minutes to build."""
+    image = REPO / "build" / "hello-small.eif"
+    subprocess.run([REPO / "examples" / "hello" / "build", "--small", image, REPO / ".cache" / "hello"], check=True)
+    return image
+
+
 def _archive(files: Sequence[Path]) -> bytes:
     """Pack files by their base names, for root to own and everybody to run, whatever they are here."""
 

@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+from guest import built_enclave_image
+
 SCRIPTS = Path(__file__).parent / "scripts"
+WITH_IMAGE = {"enclave.sh"}
+"""The scripts that boot an enclave."""
 
 
 def names() -> list[str]:
@@ -17,4 +21,5 @@ def path(name: str) -> Path:
 
 def beside(script: Path) -> list[Path]:
     """Return what is laid beside a script."""
-    return [path for path in SCRIPTS.iterdir() if path.is_file() and path != script]
+    files = [path for path in SCRIPTS.iterdir() if path.is_file() and path != script]
+    return [*files, built_enclave_image()] if script.name in WITH_IMAGE else files

@@ -39,6 +39,7 @@ RING = {
         "lease_holders.sh",
         "refusing_cpu.sh",
         "enclave_launches.sh",
+        "enclave.sh",
     ],
     Machine(kernel="6.1"): [
         "documented_file.sh",
