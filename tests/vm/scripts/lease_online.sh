@@ -39,13 +39,16 @@ lives start
 leases_are 1 || fail "the lease is not there any more"
 expect_equal ready "$(pool state)" "state"
 
-step "another slice that claims its CPUs is drift; restart repairs it when the claim is gone"
+expect_equal '0 1 4 5 6 7' "$(spun)" "CPUs that the host ever ran on"
+
+step "another slice that claims its CPUs is drift, for the host can run there; restart repairs it when the claim is gone"
 systemctl start machine.slice
 systemctl set-property --runtime machine.slice AllowedCPUs=2-3
 expect_within 60 bash -c '[ "$(ali-enclaves-allocator status --json | python3 varlink.py part state)" = degraded ]'
 systemctl set-property --runtime machine.slice AllowedCPUs=
 systemctl restart $UNIT
 lives 'the overlap'
+spin
 expect_equal ready "$(pool state)" "state"
 
 step "killed, it leaves a whole pool"
