@@ -37,9 +37,9 @@ RING = {
         "lease_online.sh",
         "lease_cycles.sh",
         "lease_holders.sh",
-        "refusing_cpu.sh",
         "enclave_launches.sh",
         "enclave.sh",
+        "refusing_cpu.sh",
     ],
     Machine(kernel="6.1"): [
         "documented_file.sh",
