@@ -5,11 +5,20 @@ from difflib import unified_diff
 
 import pytest
 import ringscript
-from guest import GUEST_FAILED, TIMED_OUT, Guest, GuestError
+from guest import GUEST_FAILED, TIMED_OUT, Guest, GuestError, built_package
 from machine import Machine
 
 BOOTS = 3
 SECONDS = 600.0
+
+NEXT = "+next"
+"""Makes a package a later version than that of the tree; the same program."""
+
+PACKAGES = {
+    "package.sh": [("deb",), ("rpm",)],
+    "upgrade.sh": [("deb",), ("deb", NEXT), ("rpm",), ("rpm", NEXT)],
+}
+"""What scripts about packages find beside them."""
 
 
 class Booted:
@@ -66,10 +75,9 @@ class Booted:
         """Run a script; return its status and what it printed. If the guest dies under it, its console tells too."""
         assert self._guest
         script, printed, death = ringscript.path(name), bytearray(), ""
+        files = [*ringscript.beside(script), *(built_package(*wanted) for wanted in PACKAGES.get(name, []))]
         try:
-            status = self._guest.run_script(
-                script, arguments, ringscript.beside(script), SECONDS, printed.extend
-            ).status
+            status = self._guest.run_script(script, arguments, files, SECONDS, printed.extend).status
         except GuestError as error:
             status, death = GUEST_FAILED, f"\n{error}"
         return status, printed.decode(errors="replace") + death

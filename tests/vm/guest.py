@@ -1,4 +1,4 @@
-"""A guest that boots once, has the package installed as a user would, and runs scripts one after another."""
+"""A guest that boots, has the package installed as a user would, and runs scripts one after another."""
 
 import io
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self
 
 import agent
-from image import REPO, Image, built_image
+from image import REPO, built_image
 from machine import Machine
 from port import Gone, Port
 
@@ -25,6 +25,8 @@ SCRIPT_SECONDS = 600.0
 
 TIMED_OUT = 124
 GUEST_FAILED = 125
+REBOOT = 194
+"""Exit status of a script that wants the guest rebooted, then to be run once more with `rebooted` as an argument."""
 
 CONSOLE_TAIL = 4096
 CONSOLE_NOISE = b"warning: TCG doesn't support requested feature"
@@ -52,11 +54,12 @@ class Guest:
         self.boot_seconds = 0.0
 
     def __enter__(self) -> Self:
-        package, image = built_package(), built_image()
+        package, self._image = built_package(), built_image()
         started = time.monotonic()
         with ExitStack() as resources:
-            self._start(image, resources)
-            self._await_agent()
+            self._disk = self._image.overlay(Path(resources.enter_context(tempfile.TemporaryDirectory())))
+            self._machine_on = resources.enter_context(ExitStack())
+            self._boot()
             self._install(package)
             self._resources = resources.pop_all()
         self.boot_seconds = time.monotonic() - started
@@ -78,15 +81,34 @@ class Guest:
         It runs by its `#!` line, or else with bash. `output` gets what it prints as it comes.
         """
         start = [f"./{script.name}"] if script.read_bytes().startswith(b"#!") else ["bash", script.name]
-        return self._run([*start, *arguments], [script, *files], timeout, output)
+        result = self._run([*start, *arguments], [script, *files], timeout, output)
+        if result.status != REBOOT:
+            return result
+        self._reboot()
+        again = self._run([*start, *arguments, "rebooted"], [script, *files], timeout, output)
+        return Result(again.status, result.output + again.output)
 
-    def _start(self, image: Image, resources: ExitStack) -> None:
+    def _reboot(self) -> None:
+        """Shut the guest down as its user would, which ends QEMU, and boot it from its own disk."""
+        self._port.send(agent.RUN, json.dumps(["systemctl", "reboot"]).encode() + b"\0" + _archive([]), SEND_SECONDS)
+        try:
+            self._qemu.wait(BOOT_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise self._error(f"the guest did not shut down in {BOOT_SECONDS:.0f} s") from None
+        self._boot()
+
+    def _boot(self) -> None:
+        self._machine_on.close()
+        self._start(self._machine_on)
+        self._await_agent()
+
+    def _start(self, resources: ExitStack) -> None:
         self._console = resources.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
         ours, theirs = socket.socketpair()
         self._port = Port(resources.enter_context(ours))
         with theirs:
             qemu = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", *self.machine.qemu(image, theirs.fileno())],
+                ["setpriv", "--pdeathsig", "KILL", *self.machine.qemu(self._image, self._disk, theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=self._console,
@@ -143,9 +165,10 @@ class Guest:
         return GuestError(f"{what}; its console ends:\n{console[-CONSOLE_TAIL:].decode(errors='replace')}")
 
 
-def built_package() -> Path:
-    """Return the package of the working tree, built if anything in it has changed."""
-    build = subprocess.run([REPO / "packaging" / "build", "deb"], stdout=subprocess.PIPE, text=True, check=True)
+def built_package(*wanted: str) -> Path:
+    """Return a package of the working tree, `deb` if nothing else is wanted, built if anything in it has changed."""
+    command = [REPO / "packaging" / "build", *(wanted or ("deb",))]
+    build = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return Path(build.stdout.strip())
 
 

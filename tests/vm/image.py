@@ -29,6 +29,7 @@ PACKAGES = (
     "psmisc",
     "python3",
     "qemu-system-x86",
+    "rpm",
     "strace",
     "systemd-sysv",
     "udev",
@@ -46,8 +47,15 @@ class Image:
 
     @property
     def disk(self) -> Path:
-        """The raw disk with an ext4 root file system; shared by all guests, so opened as a snapshot."""
+        """The raw disk with an ext4 root file system; shared by all guests, so only what lies over it is written."""
         return self.directory / "disk"
+
+    def overlay(self, directory: Path) -> Path:
+        """Make a guest's own disk, which holds what it writes, and return it."""
+        disk = directory / "disk"
+        command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(self.disk), str(disk)]
+        subprocess.run(command, check=True)
+        return disk
 
     def kernel(self, series: str) -> Path:
         """The kernel of a series such as `6.12`."""

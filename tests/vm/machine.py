@@ -1,6 +1,7 @@
 """What the guest's machine looks like: kernel, NUMA nodes, cores, threads and memory, as QEMU is told."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from image import Image
 
@@ -27,8 +28,8 @@ class Machine:
         shape = f"{self.nodes} nodes × {self.cores} cores × {self.threads} threads"
         return f"kernel {self.kernel}, {shape}, {self.memory_mib} MiB"
 
-    def qemu(self, image: Image, port: int) -> list[str]:
-        """Return the command that boots it from an image, with the agent's port on an open socket."""
+    def qemu(self, image: Image, disk: Path, port: int) -> list[str]:
+        """Return the command that boots an image's kernel with a disk, and with the agent's port on an open socket."""
         cpus = self.nodes * self.cores * self.threads
         return [
             "qemu-system-x86_64",
@@ -42,7 +43,7 @@ class Machine:
             *("-smp", f"{cpus},sockets={self.nodes},cores={self.cores},threads={self.threads}"),
             *(option for node in range(self.nodes) for option in self._node(node)),
             *("-kernel", str(image.kernel(self.kernel)), "-append", f"{QUIET} {self.append}"),
-            *("-drive", f"if=none,id=root,file={image.disk},format=raw,snapshot=on,cache=unsafe"),
+            *("-drive", f"if=none,id=root,file={disk},format=qcow2,cache=unsafe"),
             *("-device", "nvme,serial=root,drive=root"),
             *("-serial", "stdio"),
             *("-device", "virtio-serial-pci", "-chardev", f"socket,id=agent,fd={port}"),

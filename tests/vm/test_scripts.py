@@ -39,6 +39,10 @@ RING = {
         "lease_holders.sh",
         "enclave_launches.sh",
         "enclave.sh",
+        "package.sh deb",
+        "package.sh rpm",
+        "upgrade.sh deb",
+        "upgrade.sh rpm",
         "refusing_cpu.sh",
     ],
     Machine(kernel="6.1"): [
