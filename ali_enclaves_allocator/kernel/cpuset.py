@@ -73,10 +73,11 @@ class LinuxScopes:
             *("Description", "s", f"Enclave VM {lease.name or lease.id}"),
             *("PIDs", "au", "1", str(lease.holder.pid)),
             *("TimeoutStopUSec", "t", str(STOP_USEC)),
+            *("CollectMode", "s", "inactive-or-failed"),  # or one whose holder died on the way there stays for ever
         ]
         if lease.online:
             properties += ["Slice", "s", SLICE, "AllowedCPUs", "ay", *_mask(lease.cpus)]
-        count = str(5 if lease.online else 3)
+        count = str(6 if lease.online else 4)
         signature = "ssa(sv)a(sa(sv))"
         systemd(
             "busctl", "call", *MANAGER, "StartTransientUnit", signature, _scope(lease), "fail", count, *properties, "0"
