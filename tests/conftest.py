@@ -1,5 +1,6 @@
 """What every test may ask for."""
 
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -10,6 +11,8 @@ from hypothesis import settings
 
 from tests.machines import Machine
 from tests.sim.host import Host
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and its children would
 
 settings.register_profile("events", deadline=None)
 settings.load_profile("events")  # a test asserts events and counts, never times
