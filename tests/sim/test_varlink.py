@@ -775,7 +775,7 @@ def test_long_calls_of_a_uid_share_a_budget(start: Callable[..., Running]) -> No
     clients = [service.connect() for _ in range(3)]
     for client in clients:
         with contextlib.suppress(ConnectionResetError, BrokenPipeError):
-            client.sendall(b"x" * 50_000)
+            client.sendall(b"x" * 45_000)
     (ended,), _, _ = select.select(clients, [], [], PATIENCE)
     assert ending(ended) == b""
     clients.remove(ended)
