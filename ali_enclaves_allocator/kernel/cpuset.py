@@ -6,8 +6,8 @@ does not know at its next daemon-reload.
 
 After the last of these leases the slice stays, open, until its CPUs are the host's again. Forming the partition took
 them from the affinity of every host task. A task gets a CPU back when it comes online, but only in a cpuset below the
-root; systemd drops those when the last unit with `AllowedCPUs=` goes, and on Linux 6.12 (`cpuset_attach`) the tasks that
-move to the root then keep what they had, for ever.
+root; systemd drops those when the last unit with `AllowedCPUs=` goes, and on Linux 6.12 (`cpuset_attach`) the tasks
+that move to the root then keep what they had, for ever.
 """
 
 import os
