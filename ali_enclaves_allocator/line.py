@@ -148,8 +148,10 @@ def leave(kernel: Kernel, ledger: Ledger) -> None:
     Raises:
         NotGivenBack: the kernel refused some of it.
     """
-    give_back(kernel, ledger)
-    waiting = {lease.id for lease in ledger.record.pool.leases if _follows(lease, kernel)}
+    try:
+        give_back(kernel, ledger)
+    finally:  # what the kernel refuses of the rest is no lease's fault
+        waiting = {lease.id for lease in ledger.record.pool.leases if _follows(lease, kernel)}
     if any(not kernel.processes.alive(lease.holder) for lease in ledger.record.pool.leases):
         give_back(kernel, ledger)  # it ended before its end was waited for
     left = ledger.record.pool

@@ -47,7 +47,7 @@ def difference(pool: Pool, sight: Sight, plan: Plan, config: Config | None) -> C
     cpus = {cpu for core in plan.cores for cpu in core.cpus}
     offline = [SetCpu(cpu, online=False) for cpu in sorted((cpus - pool.lent_cpus) & sight.online)]
     online = [SetCpu(cpu, online=True) for cpu in sorted(pool.cpus - cpus - sight.online)]
-    slice = [DissolveSlice()] if sight.has_slice and not plan.cores else []
+    emptied = [DissolveSlice()] if sight.has_slice and not plan.cores else []
     return Change(
         pool=Pool(
             cores=plan.cores,
@@ -57,7 +57,7 @@ def difference(pool: Pool, sight: Sight, plan: Plan, config: Config | None) -> C
             leases=pool.leases,
         ),
         take=(*_all(memory, "raises"), *_all(memory, "banks"), *offline),
-        give=(*online, *slice, *_all(memory, "drops"), *_all(memory, "lowers")),
+        give=(*online, *emptied, *_all(memory, "drops"), *_all(memory, "lowers")),
     )
 
 

@@ -6,7 +6,9 @@ import threading
 
 import pytest
 
+from ali_enclaves_allocator.model.errors import NotGivenBack
 from tests.conftest import Boot
+from tests.machines import ONE_NODE
 from tests.sim.effects import Effects
 from tests.sim.host import BOOT_ID, SimLedger
 from tests.sim.test_leases import LENDINGS, assert_stands
@@ -38,6 +40,21 @@ def test_one_of_two_that_outlive_the_service(boot: Boot) -> None:
     assert lease not in host.record.pool.leases
     assert_stands(host, host.record.pool)
     host.simulation.kill(host.record.pool.leases[0].holder.pid)
+    assert host.scope_ended() == 0
+    host.assert_untouched()
+
+
+def test_a_refusal_of_the_rest_keeps_no_lease_from_being_followed(boot: Boot) -> None:
+    host = boot(ONE_NODE)
+    host.configure(memory_mib=64, cpu_count=4, max_enclaves=2)
+    host.start()
+    lease = host.lend(host.simulation.spawn(), online=True)
+    [free] = [core for core in host.record.pool.cores if core not in lease.cores]
+    host.effects.fail(f"write 1 to devices/system/cpu/cpu{free.cpus[0]}/", errno.EIO)
+    with pytest.raises(NotGivenBack):
+        host.give_back()
+    assert host.simulation.awaited == {f"evm-{lease.id}.scope"}
+    host.simulation.kill(lease.holder.pid)
     assert host.scope_ended() == 0
     host.assert_untouched()
 
