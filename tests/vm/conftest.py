@@ -1,4 +1,4 @@
-"""The guests of the ring: one boots for each machine, and its scripts run in it one after another."""
+"""The guests of the ring: one boots for each part, and its scripts run in it one after another."""
 
 from collections.abc import Iterator
 from difflib import unified_diff
@@ -84,22 +84,23 @@ class Booted:
 
 
 class Ring:
-    """One guest at a time: that of the machine asked for last."""
+    """One guest at a time: that of the part that was asked for last."""
 
     def __init__(self) -> None:
-        self._booted: tuple[Machine, Booted] | None = None
+        self._part = ""
+        self._booted: Booted | None = None
 
-    def guest(self, machine: Machine) -> Booted:
-        """Return the guest of a machine, the one that runs if it is of that machine."""
-        if self._booted is None or self._booted[0] != machine:
+    def guest(self, part: str, machine: Machine) -> Booted:
+        """Return the guest of a part, which is of that machine."""
+        if self._booted is None or self._part != part:
             self.shut_down()
-            self._booted = machine, Booted(machine)
-        return self._booted[1]
+            self._part, self._booted = part, Booted(machine)
+        return self._booted
 
     def shut_down(self) -> None:
         """End the guest, if there is one."""
         if self._booted:
-            self._booted[1].shut_down()
+            self._booted.shut_down()
             self._booted = None
 
 
