@@ -21,9 +21,10 @@ from ali_enclaves_allocator.model.refusals import PoolNotReady, ReloadRefused
 from ali_enclaves_allocator.model.tally import Tally
 from ali_enclaves_allocator.server.contract import Peer
 from ali_enclaves_allocator.server.endpoint import Endpoint
-from ali_enclaves_allocator.server.interface import PoolView, State, pool_view, sentence, why
+from ali_enclaves_allocator.server.interface import PoolView, State
 from ali_enclaves_allocator.server.monitor import Monitor
 from ali_enclaves_allocator.server.service import Service
+from ali_enclaves_allocator.server.views import pool_view, sentence, why
 
 T = TypeVar("T")
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ali_enclaves_allocator.change.difference import Change, difference
+from ali_enclaves_allocator.change.displaced import tell_displaced
 from ali_enclaves_allocator.change.leases import sweep
 from ali_enclaves_allocator.change.ledger import Ledger
-from ali_enclaves_allocator.change.steps import SetCpu
 from ali_enclaves_allocator.change.transaction import carry_out, recover
 from ali_enclaves_allocator.kernel.doors import Kernel
 from ali_enclaves_allocator.model import cpus
@@ -31,7 +31,6 @@ from ali_enclaves_allocator.model.events import (
     POOL_GIVEN_BACK,
     RECOVERED,
     REFUSED,
-    TASK_DISPLACED,
 )
 from ali_enclaves_allocator.model.plan import Plan, choose
 from ali_enclaves_allocator.model.pool import Lease, Pool
@@ -194,20 +193,12 @@ def _announce(change: Change, config: Config, kernel: Kernel) -> None:
     """Log what the user did not ask for in so many words: rounding, and the tasks that will be moved."""
     asked, given = config.memory_mib, change.pool.memory_mib
     if given != asked:
-        size = page_size(change.pool.banks[0].page_kib)
+        size = page_size(change.pool.shares[0].page_kib)
         log.info("memory_mib: %d MiB rounded up to %d MiB, whole %s pages", asked, given, size, extra=MEMORY_ROUNDED)
-    for node in sorted({core.node for core in change.pool.cores} - {bank.node for bank in change.pool.banks}):
+    for node in sorted({core.node for core in change.pool.cores} - {share.node for share in change.pool.shares}):
         idle = cpus.named(cpu for core in change.pool.cores if core.node == node for cpu in core.cpus)
         log.warning(
             "%s of node %d can run no enclave: no memory of that node is in the pool", idle, node, extra=NO_MEMORY
         )
-    offline = frozenset(step.cpu for step in change.take if isinstance(step, SetCpu))
-    if not offline:
-        return
-    for task in kernel.processes.confined_to(change.pool.cpus):
-        log.warning(
-            "task %s may run on %s only, all in the pool: the kernel moves it to others, and not back later",
-            task,
-            cpus.named(offline),
-            extra=TASK_DISPLACED,
-        )
+    if offline := change.pool.offline_cpus & kernel.sysfs.online():
+        tell_displaced(offline, change.pool.offline_cpus | change.pool.lent_cpus, kernel)

@@ -11,7 +11,7 @@ STOPPED, SILENT = "stopped", "silent"
 """States that only an observer sees: nobody listens on the socket; somebody does, but gives no answer."""
 
 STATES = ("starting", "ready", "degraded", "stopping", STOPPED, SILENT)
-USES = ("kept", "host", "pool", "leased")
+USES = ("kept", "host", "lendable", "pool", "leased")
 
 Samples = Iterator[tuple[dict[str, str], int]]
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ali_enclaves_allocator.model.pool import Pool
 
-COLOURS = {"host": "0", "kept": "2", "pool": "1;32", "leased": "1;33"}
+COLOURS = {"host": "0", "kept": "2", "lendable": "32", "pool": "1;32", "leased": "1;33"}
 """SGR codes by the use of a core (ECMA-48)."""
 
 LEGEND = (
     ("kept", "always the host's"),
     ("host", "the host's now"),
+    ("lendable", "the host's until an enclave takes it"),
     ("pool", "free for an enclave"),
     ("leased", "an enclave's"),
 )
@@ -33,7 +34,7 @@ def map_of(pool: dict[str, Any], *, colour: bool) -> str:
 
 def remains_of(pool: "Pool") -> str:
     """Say what is still set aside, for whom, and how it comes back to the host; empty if nothing is."""
-    if not pool.cores and not pool.banks:
+    if not pool.cores and not pool.shares:
         return ""
     what = f"set aside still: {pool.describe()}"
     if not pool.leases:

@@ -22,6 +22,7 @@ STATUS = {
     "InsufficientCpus": failure.POOL_REFUSED,
     "InsufficientMemory": failure.POOL_REFUSED,
     "LeaseLimitReached": failure.POOL_REFUSED,
+    "LeasesDisabled": failure.POOL_REFUSED,
     "NotWholeCores": failure.POOL_REFUSED,
     "PoolNotReady": failure.POOL_REFUSED,
     "OnlineImpossible": failure.POOL_REFUSED,

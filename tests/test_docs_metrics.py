@@ -71,7 +71,7 @@ def test_they_say_what_the_pool_is(host: Host, tmp_path: Path, monkeypatch: pyte
         assert (state_of(found), state_of(drifted)) == (["ready"], ["degraded"])
         assert (found["drift",], drifted["drift",]) == (0, 1)
         uses = {node: [found["cores", node, use] for use in metrics.USES] for node in ("0", "1")}
-        assert uses == {"0": [1, 0, 1, 0], "1": [0, 2, 0, 0]}
+        assert uses == {"0": [1, 0, 0, 1, 0], "1": [0, 2, 0, 0, 0]}
         assert [found["hugepages_asked", "2M", node] for node in ("0", "1")] == [32, 0]
         assert [found["leases",], found["leases_limit",]] == [0, 3]
 

@@ -89,7 +89,7 @@ def test_it_renders_without_a_warning(page: Path) -> None:
 
 def test_pages_refer_to_pages_that_there_are() -> None:
     ours = {page.name for page in PAGES}
-    foreign = {"chrt.1", "varlinkctl.1", "execve.2", "unix.7", "vsock.7"}
+    foreign = {"chrt.1", "nitro-cli.1", "varlinkctl.1", "execve.2", "modules-load.d.5", "unix.7", "vsock.7"}
     asked = {f"{name}.{number}" for page in PAGES for name, number in re.findall(r"\.Xr (\S+) (\d)", page.read_text())}
     asked |= {f"{name}.{number}" for path in ROOT.glob("systemd/*") for name, number in manuals(path)}
     assert asked <= ours | foreign

@@ -1,9 +1,9 @@
 """The difference between the pool that stands and the plan, as steps. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from ali_enclaves_allocator.change.steps import AddPages, DissolveSlice, SetBank, SetCpu, Step
+from ali_enclaves_allocator.change.steps import AddPages, DissolveSlice, SetBank, SetCpu, SetDriverCpus, Step
 from ali_enclaves_allocator.model.config import Config
 from ali_enclaves_allocator.model.plan import Plan
 from ali_enclaves_allocator.model.pool import Bank, Pool, Share, Sight
@@ -43,28 +43,55 @@ def difference(pool: Pool, sight: Sight, plan: Plan, config: Config | None) -> C
     names = _free_names(pool)
     wanted = {(node, plan.page_kib): pages for node, pages in plan.pages.items() if pages}
     keys = sorted(wanted.keys() | {(share.node, share.page_kib) for share in pool.shares})
-    memory = [_memory(pool, sight, key, wanted.get(key, 0), names) for key in keys]
-    cpus = {cpu for core in plan.cores for cpu in core.cpus}
-    offline = [SetCpu(cpu, online=False) for cpu in sorted((cpus - pool.lent_cpus) & sight.online)]
-    online = [SetCpu(cpu, online=True) for cpu in sorted(pool.cpus - cpus - sight.online)]
-    emptied = [DissolveSlice()] if sight.has_slice and not plan.cores else []
+    hold = config is None or config.hold_memory
+    memory = [_memory(pool, sight, key, wanted.get(key, 0), names, hold) for key in keys]
+    after = Pool(
+        cores=plan.cores,
+        banks=tuple(bank for part in memory for bank in part.kept),
+        shares=tuple(Share(*key, pages, pool.share(*key).absorbed) for key, pages in sorted(wanted.items())),
+        config=config,
+        leases=pool.leases,
+    )
+    cpus = _cpus(pool, sight, after)
     return Change(
-        pool=Pool(
-            cores=plan.cores,
-            banks=tuple(bank for part in memory for bank in part.kept),
-            shares=tuple(Share(*key, pages, pool.share(*key).absorbed) for key, pages in sorted(wanted.items())),
-            config=config,
-            leases=pool.leases,
-        ),
-        take=(*_all(memory, "raises"), *_all(memory, "banks"), *offline),
-        give=(*online, *emptied, *_all(memory, "drops"), *_all(memory, "lowers")),
+        pool=after,
+        take=(*_all(memory, "raises"), *_all(memory, "banks"), *cpus.take),
+        give=(*cpus.give, *_all(memory, "drops"), *_all(memory, "lowers")),
     )
 
 
-def _memory(pool: Pool, sight: Sight, key: tuple[int, int], wanted: int, names: Iterator[str]) -> _Memory:
+def _cpus(pool: Pool, sight: Sight, after: Pool) -> Change:
+    """Return the steps for the CPUs, and for the slice that some were lent in."""
+    off = after.offline_cpus
+    online = [SetCpu(cpu, online=True) for cpu in sorted(pool.offline_cpus - off - after.lent_cpus - sight.online)]
+    offline = [SetCpu(cpu, online=False) for cpu in sorted(off & sight.online)]
+    empty = [DissolveSlice()] if sight.has_slice and not (off | after.lent_cpus) - after.driver_cpus else []
+    if pool.driver_cpus or after.driver_cpus:
+        return _driver(pool, sight, after, empty)
+    return Change(after, take=tuple(offline), give=(*online, *empty))
+
+
+def _driver(pool: Pool, sight: Sight, after: Pool, empty: Iterable[Step]) -> Change:
+    """Return the steps for CPUs that the driver `nitro_enclaves` has, or is to have; then there are no leases.
+
+    It has them all or none, so it cannot give first and take later, or the other way round; what it takes must be
+    online before.
+    """
+    wanted, has = after.driver_cpus, sight.driver or frozenset()
+    step = SetDriverCpus(tuple(sorted(wanted)), tuple(sorted(has)))
+    driver = [] if has == wanted and not wanted & sight.online else [step]
+    if not after.cores:
+        return Change(after, give=tuple(driver))
+    if not wanted:
+        return Change(after, take=(*driver, *(SetCpu(cpu, online=False) for cpu in sorted(after.offline_cpus))))
+    before = [] if pool.driver_cpus else [SetCpu(cpu, online=True) for cpu in sorted(pool.offline_cpus)]
+    return Change(after, take=(*before, *empty, *driver))
+
+
+def _memory(pool: Pool, sight: Sight, key: tuple[int, int], wanted: int, names: Iterator[str], hold: bool) -> _Memory:
     """Return the steps that bring one node's pages of one size to `wanted`.
 
-    Leased banks stay. The rest is one bank, so that one lease can have all of it.
+    Leased banks stay. The rest is one bank, so that one lease can have all of it, or with `hold` off is left free.
     """
     part = _Memory()
     share = pool.share(*key)
@@ -79,13 +106,13 @@ def _memory(pool: Pool, sight: Sight, key: tuple[int, int], wanted: int, names: 
     for bank in mounted:
         if bank in leased:
             continue
-        if missing and sight.held[bank.name] >= bank.pages == missing:
+        if hold and missing and sight.held[bank.name] >= bank.pages == missing:
             part.kept.append(bank)
             missing = 0
         else:
             part.drops.append(SetBank(bank, present=False))
-    raised = 0
-    if missing:
+    raised = 0 if hold else max(0, wanted - ours)
+    if hold and missing:
         kept = sum(bank.pages for bank in part.kept if bank in mounted)
         loose = min(max(0, ours - held), counts.free)
         raised = max(0, missing - (held - kept) - loose)

@@ -2,10 +2,12 @@
 
 import logging
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 
+from ali_enclaves_allocator.change.displaced import tell_displaced
 from ali_enclaves_allocator.change.ledger import Ledger
-from ali_enclaves_allocator.change.steps import SetCpu
+from ali_enclaves_allocator.change.steps import DissolveSlice, SetCpu
 from ali_enclaves_allocator.kernel.doors import Kernel
 from ali_enclaves_allocator.model.errors import AllocatorError, KernelRefused
 from ali_enclaves_allocator.model.pool import Bank, Lease, Pool
@@ -29,10 +31,7 @@ def lend(lease: Lease, kernel: Kernel, ledger: Ledger) -> tuple[Lease, int]:
     try:
         bank = _bank(pool, lease)
         memory = kernel.banks.carve(bank, lease, pool.lent_pages(bank))
-        if lease.online:
-            kernel.scopes.confine(pool.lent_cpus)
-            for cpu in sorted(lease.cpus):
-                SetCpu(cpu, online=True).apply(kernel)
+        _take_cpus(lease, pool, kernel)
         _save(ledger, pool.with_lease(granted))
         _require_alive(kernel, lease)
         kernel.scopes.start(lease)
@@ -51,6 +50,8 @@ def lend(lease: Lease, kernel: Kernel, ledger: Ledger) -> tuple[Lease, int]:
 def take_back(lease: Lease, kernel: Kernel, ledger: Ledger) -> None:
     """End a lease: its tasks, then its CPUs, then its memory. It can be done twice.
 
+    With `offline: leased` its CPUs are the host's again at the end.
+
     Raises:
         AllocatorError: a step was refused; the lease stays in the ledger, no longer granted, to be tried again.
     """
@@ -60,11 +61,11 @@ def take_back(lease: Lease, kernel: Kernel, ledger: Ledger) -> None:
     try:
         kernel.scopes.stop(lease)
         if lease.online:
-            for cpu in sorted(lease.cpus & kernel.sysfs.online()):
-                SetCpu(cpu, online=False).apply(kernel)
+            _set_cpus(lease.cpus & kernel.sysfs.online(), False, kernel)
             _shrink_partition(rest, kernel)
         bank = _bank(ledger.record.pool, lease)
         kernel.banks.settle(bank, rest.lent_pages(bank))
+        _return_cpus(lease, rest, kernel)
         _save(ledger, rest)
     except (AllocatorError, OSError) as error:
         step = f"take back lease {lease.describe()}"
@@ -124,6 +125,32 @@ def _mend(pool: Pool, kernel: Kernel) -> None:
     for lease in pool.leases:  # a process can be in the scope of one of its leases only
         if lease.granted and not any(kernel.scopes.stands(its) for its in pool.leases if its.holder == lease.holder):
             kernel.scopes.start(lease)
+
+
+def _take_cpus(lease: Lease, pool: Pool, kernel: Kernel) -> None:
+    """Take those of the lease's CPUs offline that the host had, and bring all up again where no host task can enter."""
+    if hosts := lease.cpus & kernel.sysfs.online():
+        tell_displaced(hosts, pool.offline_cpus | pool.lent_cpus, kernel)
+        _set_cpus(hosts, False, kernel)
+    if lease.online:
+        kernel.scopes.confine(pool.lent_cpus)
+        _set_cpus(lease.cpus, True, kernel)
+
+
+def _return_cpus(lease: Lease, rest: Pool, kernel: Kernel) -> None:
+    """Give the host the CPUs that it has while nobody leases them, and with the last of them their slice.
+
+    One that was unplugged meanwhile need not come back.
+    """
+    hosts = lease.cpus - rest.offline_cpus
+    _set_cpus(hosts - kernel.sysfs.online(), True, kernel)
+    if hosts and lease.online and not rest.lent_cpus:
+        DissolveSlice().apply(kernel)
+
+
+def _set_cpus(cpus: Iterable[int], online: bool, kernel: Kernel) -> None:
+    for cpu in sorted(cpus):
+        SetCpu(cpu, online).apply(kernel)
 
 
 def _shrink_partition(rest: Pool, kernel: Kernel) -> None:

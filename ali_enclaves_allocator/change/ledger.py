@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json, to_json
 
 from ali_enclaves_allocator.change.steps import Step
 from ali_enclaves_allocator.model.errors import AlreadyRunning, KernelRefused, LedgerUnreadable
 from ali_enclaves_allocator.model.pool import Pool
 
-VERSION = 1
-"""Of the file's format; a reader refuses any other."""
+VERSION = 2
+"""Of the file's format; a reader refuses a later one."""
 
+ALWAYS_IN_1 = {"cpu_driver": "sysfs", "offline": "always", "hold_memory": True}
+"""What every configuration of format 1 meant, which had no words for it."""
 
 LOCK_POLL_S = 0.1
 
@@ -118,6 +121,7 @@ def read(path: Path, boot_id: str) -> Record:
         return Record(boot_id)
     except OSError as error:
         raise LedgerUnreadable(str(path), error.strerror or str(error)) from error
+    text = _upgraded(text)
     try:
         record = _RECORD.validate_json(text)
     except ValidationError as error:
@@ -129,6 +133,22 @@ def read(path: Path, boot_id: str) -> Record:
     if _text(record) != text:  # a field is missing, unknown or of another type: a default would be a guess
         raise LedgerUnreadable(str(path), "it is not as this version writes it")
     return record if record.boot_id == boot_id else Record(boot_id)
+
+
+def _upgraded(text: bytes) -> bytes:
+    """Return what this version would have written where an earlier one wrote this; any other text as it is."""
+    try:
+        document = from_json(text)
+    except ValueError:
+        return text
+    match document:
+        case {"version": 1, "pool": {"config": dict(config)}}:
+            config |= ALWAYS_IN_1
+        case {"version": 1}:
+            pass
+        case _:
+            return text
+    return to_json(document | {"version": VERSION}, indent=1) + b"\n"
 
 
 def _text(record: Record) -> bytes:

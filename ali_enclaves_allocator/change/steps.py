@@ -4,11 +4,20 @@ Every step can be carried out twice with the same result, so after a crash it is
 intended. What depends on a counter that others move too is decided once (`decided`), recorded, then written.
 """
 
+import errno
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from ali_enclaves_allocator.kernel.doors import Kernel
-from ali_enclaves_allocator.model.errors import CpuRefused, KernelRefused, PagesTaken, ShortGrant, page_size
+from ali_enclaves_allocator.model.cpus import named
+from ali_enclaves_allocator.model.errors import (
+    CpuRefused,
+    DriverRefused,
+    KernelRefused,
+    PagesTaken,
+    ShortGrant,
+    page_size,
+)
 from ali_enclaves_allocator.model.pool import Bank
 
 COMPACTIONS = 3
@@ -44,6 +53,39 @@ class SetCpu:
     def inverse(self, _: Kernel) -> "SetCpu":
         """Return the step that takes this one back."""
         return replace(self, online=not self.online)
+
+
+@dataclass(frozen=True)
+class SetDriverCpus:
+    """Give the driver `nitro_enclaves` these CPUs instead of those it has. It takes them offline, and those back."""
+
+    cpus: tuple[int, ...]
+    former: tuple[int, ...]
+    kind: Literal["driver"] = "driver"
+
+    def describe(self) -> str:
+        """Say what the step does."""
+        return f"give the nitro_enclaves driver {named(self.cpus)} instead of {named(self.former)}"
+
+    def apply(self, kernel: Kernel) -> None:
+        """Write its parameter `ne_cpus`, unless all is as it should be.
+
+        Raises:
+            DriverRefused: it refused; after another reason than a running enclave it has no CPUs.
+        """
+        wanted = frozenset(self.cpus)
+        if (kernel.sysfs.driver_cpus() or frozenset()) == wanted and not wanted & kernel.sysfs.online():
+            return
+        try:
+            kernel.sysfs.set_driver_cpus(wanted)
+        except OSError as error:
+            busy = error.errno == errno.EPERM
+            reason = error.strerror or str(error)
+            raise DriverRefused(list(self.cpus), list(self.former), reason, busy) from error
+
+    def inverse(self, _: Kernel) -> "SetDriverCpus":
+        """Return the step that takes this one back."""
+        return replace(self, cpus=self.former, former=self.cpus)
 
 
 @dataclass(frozen=True)
@@ -187,4 +229,4 @@ class DissolveSlice:
         return self
 
 
-Step = SetCpu | SetBank | AddPages | DissolveSlice
+Step = SetCpu | SetDriverCpus | SetBank | AddPages | DissolveSlice

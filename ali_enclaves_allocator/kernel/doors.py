@@ -79,10 +79,11 @@ class Kernel:
 
     def topology(self, pool: Pool) -> Topology:
         """Read the machine as it would be if the pool were given back."""
-        pages = {(bank.node, bank.page_kib): pool.pages(bank.node, bank.page_kib) for bank in pool.banks}
-        given_back = {node: sum(n * kib for (at, kib), n in pages.items() if at == node) for node, _ in pages}
+        given_back: dict[int, int] = {}
+        for share in pool.shares:
+            given_back[share.node] = given_back.get(share.node, 0) + share.pages * share.page_kib
         available = self.processes.available_kib() + sum(given_back.values())
-        return self.sysfs.topology(pool.cores, given_back, available, self.processes.memory_kib())
+        return self.sysfs.topology(pool.taken_cores, given_back, available, self.processes.memory_kib())
 
     def sight(self, pool: Pool, page_kibs: Iterable[int] = ()) -> Sight:
         """Read what the pool depends on, and the counters of these page sizes on every node."""
@@ -95,4 +96,5 @@ class Kernel:
         }
         confined = self.scopes.confined() if pool.lent_cpus else frozenset()
         gone = pool.cpus - self.sysfs.present()
-        return Sight(self.sysfs.online(), pages, self.banks.held(), confined, gone, self.scopes.has_slice())
+        driver, has_slice = self.sysfs.driver_cpus(), self.scopes.has_slice()
+        return Sight(self.sysfs.online(), pages, self.banks.held(), confined, gone, has_slice, driver)

@@ -6,22 +6,37 @@ Documentation/ABI/stable/sysfs-devices-node.
 
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
+from ali_enclaves_allocator.kernel.systemd import systemd_run
 from ali_enclaves_allocator.model import cpus
 from ali_enclaves_allocator.model.topology import NO_PAGES, Core, Node, PageCounts, Topology
 
 CPU = "devices/system/cpu"
 NODE = "devices/system/node"
+NE_CPUS = "module/nitro_enclaves/parameters/ne_cpus"
+"""The CPUs that the driver took offline for its enclaves (Documentation/virt/ne_overview.rst)."""
+
 HUGEPAGES = "kernel/mm/hugepages"
 """The counters of a kernel without NUMA (CONFIG_NUMA), which has no `node` directory."""
 
 ISOLATION = ("isolated", "nohz_full")
 """What the administrator set apart (admin-guide/kernel-parameters.txt: isolcpus=, nohz_full=)."""
+
+WRITER = """
+import os, sys
+path, text = sys.argv[1:]
+try:
+    os.write(os.open(path, os.O_WRONLY), text.encode())
+except OSError as error:
+    sys.exit(error.errno)
+"""
+"""Writes a text to a file in one write(2), and ends with the error number."""
 
 RECLAIMABLE = ("MemFree", "Active(file)", "Inactive(file)", "SReclaimable")
 """Lines of a node's meminfo whose memory hugepages can be made of, given compaction."""
@@ -35,6 +50,9 @@ class Files(Protocol):
 
     def write(self, path: str, text: str) -> None:
         """Write the text in one write(2)."""
+
+    def write_as_admin(self, path: str, text: str) -> None:
+        """Write where the kernel wants CAP_SYS_ADMIN of the writer."""
 
     def list(self, path: str) -> list[str]:
         """Return the names in a directory."""
@@ -57,6 +75,14 @@ class LinuxFiles:
             os.write(target, text.encode())
         finally:
             os.close(target)
+
+    def write_as_admin(self, path: str, text: str) -> None:
+        """Let systemd write it: the service does without that capability.
+
+        Raises:
+            OSError: the kernel refused, with its error number; or systemd did not answer.
+        """
+        systemd_run(sys.executable, "-Ic", WRITER, str(self._root / path), text)
 
     def list(self, path: str) -> list[str]:
         """Return the names in a directory."""
@@ -84,6 +110,28 @@ class Sysfs:
     def present(self) -> frozenset[int]:
         """Return the CPUs that the machine has; one that was unplugged is no longer among them."""
         return frozenset(cpus.parse(self._files.read(f"{CPU}/present")))
+
+    def driver_cpus(self) -> frozenset[int] | None:
+        """Return the CPUs that the driver `nitro_enclaves` has; None where it is not loaded."""
+        try:
+            return frozenset(cpus.parse(self._files.read(NE_CPUS).strip()))
+        except FileNotFoundError:
+            return None
+
+    def set_driver_cpus(self, wanted: frozenset[int]) -> None:
+        """Give the driver exactly these CPUs, or none.
+
+        It gives up all that it has before it looks at what it is asked for (`ne_set_kernel_param`,
+        drivers/virt/nitro_enclaves/ne_misc_dev.c), so after EINVAL it has none; to ask for none is EINVAL, too.
+
+        Raises:
+            OSError: EPERM while an enclave runs, and nothing was changed; EINVAL; ENOENT without the driver.
+        """
+        try:
+            self._files.write_as_admin(NE_CPUS, cpus.format(wanted) + "\n")
+        except OSError:
+            if wanted or self.driver_cpus():
+                raise
 
     def nodes(self) -> tuple[int, ...]:
         """Return the ids of the online nodes; they may have holes. Without NUMA it is node 0."""
@@ -141,7 +189,8 @@ class Sysfs:
             cores, pages = self._cores(0, held), self._pages(0)
             nodes = (Node(0, cores, memory_kib, available_kib, pages, frozenset[int]().union(*idle.values())),)
         every = {cpu for node in nodes for core in node.cores for cpu in core.cpus}
-        return Topology(nodes, available_kib, self._fixed(every), self._smt(), self._isolated())
+        fixed, isolated = self._fixed(every), self._isolated()
+        return Topology(nodes, available_kib, fixed, self._smt(), isolated, self.driver_cpus())
 
     @cached_property
     def _numa(self) -> bool:

@@ -33,6 +33,13 @@ MAX_PROBLEMS = 20
 """So many problems of one file are told; a file of another kind must not flood the journal."""
 
 
+def _parse_flag(value: object) -> object:
+    """Read a flag; `yes`, `on` and the like are refused, because YAML 1.1 and 1.2 differ about them."""
+    if not isinstance(value, str) or value not in (value.lower(), value.title(), value.upper()):
+        return value
+    return {"true": True, "false": False}.get(value.lower(), value)
+
+
 def _parse_cpus(value: object) -> object:
     """Read a CPU list; one CPU alone comes from YAML as a number."""
     return cpus.parse(str(value)) if isinstance(value, str | int) else value
@@ -45,6 +52,9 @@ CpuList = Annotated[
     Field(min_length=1),
 ]
 """CPU numbers, ascending; written as a CPU list: `2-3,6-7`."""
+
+Flag = Annotated[bool, BeforeValidator(_parse_flag)]
+"""The word `true` or `false`."""
 
 
 class Config(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -88,6 +98,22 @@ class Config(BaseModel, frozen=True, extra="forbid", strict=True):
         title="a whole number of MiB",
         description="Memory in MiB that must stay available to the host when the pool is reserved.",
     )
+    cpu_driver: Literal["sysfs", "nitro_enclaves"] = Field(
+        default="sysfs",
+        title="sysfs or nitro_enclaves",
+        description="What takes the pool's CPUs offline: this service, or the driver of that name for itself.",
+    )
+    offline: Literal["always", "leased"] = Field(
+        default="always",
+        title="always or leased",
+        description="When the pool's CPUs are offline: always, or only while a lease has them.",
+    )
+    hold_memory: Flag = Field(
+        default=None,
+        validate_default=True,
+        title="true or false",
+        description="Whether the pool's pages are held, or left free for a launcher that takes them itself.",
+    )
 
     @field_validator("cpu_count", mode="before")
     @classmethod
@@ -98,6 +124,22 @@ class Config(BaseModel, frozen=True, extra="forbid", strict=True):
         if value is not None and pool_given:
             raise ValueError("excludes cpu_pool; keep one of the two")
         return value
+
+    @field_validator("offline")
+    @classmethod
+    def _as_the_driver_can(cls, value: str, info: ValidationInfo) -> str:
+        if value == "leased" and info.data.get("cpu_driver") == "nitro_enclaves":
+            raise ValueError("got leased, wanted always: the CPUs of cpu_driver nitro_enclaves are always offline")
+        return value
+
+    @field_validator("hold_memory", mode="before")
+    @classmethod
+    def _as_the_launcher_needs(cls, value: object, info: ValidationInfo) -> object:
+        """The driver's launcher maps free hugepages by itself; held ones would be of use to nobody."""
+        driver = info.data.get("cpu_driver") == "nitro_enclaves"
+        if driver and _parse_flag(value) is True:
+            raise ValueError("got true, wanted false: with cpu_driver nitro_enclaves its launcher takes free pages")
+        return not driver if value is None else value
 
 
 @dataclass

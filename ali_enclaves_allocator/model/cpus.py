@@ -31,8 +31,10 @@ def format(cpus: Iterable[int]) -> str:
 
 
 def named(cpus: Iterable[int]) -> str:
-    """Name CPUs in a sentence: "CPU 1", "CPUs 2-3,6-7"."""
+    """Name CPUs in a sentence: "CPU 1", "CPUs 2-3,6-7", "no CPUs"."""
     members = set(cpus)
+    if not members:
+        return "no CPUs"
     return f"CPU{'s' * (len(members) != 1)} {format(members)}"
 
 

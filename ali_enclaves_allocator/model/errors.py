@@ -8,6 +8,8 @@ the same name.
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
+from ali_enclaves_allocator.model.cpus import named
+
 EX_UNAVAILABLE = 69
 """Exit status when the machine cannot give what the file asks for (sysexits.h)."""
 
@@ -178,6 +180,30 @@ class CpuRefused(AllocatorError):
     def hint(self) -> str:
         """Advise on deadline tasks."""
         return "a SCHED_DEADLINE task reserves its CPUs: stop it or change its policy (chrt)" if self.tasks else ""
+
+
+@dataclass
+class DriverRefused(AllocatorError):
+    """The driver `nitro_enclaves` refused to take or to give up CPUs."""
+
+    cpus: list[int]
+    """Those that it was to have."""
+    former: list[int]
+    """Those that it had."""
+    reason: str
+    """What it says."""
+    busy: bool
+    """Whether an enclave runs on those that it has."""
+
+    def what(self) -> str:
+        """Name the CPUs and the driver's reason."""
+        return f"cannot give the nitro_enclaves driver {named(self.cpus)}: {self.reason}, it had {named(self.former)}"
+
+    def hint(self) -> str:
+        """Say what is in the way, or who knows."""
+        if self.busy:
+            return "an enclave runs on its CPUs, which end with none: nitro-cli terminate-enclave --all, then try again"
+        return "its own reason is in the kernel's log: journalctl -k -g nitro_enclaves"
 
 
 @dataclass

@@ -12,6 +12,7 @@ from ali_enclaves_allocator.model.refusals import (
     InsufficientCpus,
     InsufficientMemory,
     LeaseLimitReached,
+    LeasesDisabled,
     NotWholeCores,
 )
 from ali_enclaves_allocator.model.topology import Core
@@ -48,11 +49,14 @@ def grant(request: Request, pool: Pool) -> Grant:
     4. Of the nodes that fit, the one with the fewest CPUs left over, then the fewest pages, then the lowest id.
 
     Raises:
+        LeasesDisabled: the pool's memory is not held.
         LeaseLimitReached: there are as many leases as the configuration allows.
         NotWholeCores: the CPUs cannot be whole cores of the pool.
         InsufficientCpus: no node has the CPUs free.
         InsufficientMemory: no node that has the CPUs has the memory too.
     """
+    if pool.config and not pool.config.hold_memory:
+        raise LeasesDisabled(pool.config.cpu_driver)
     limit = pool.config.max_enclaves if pool.config else 0
     if len(pool.leases) >= limit:
         raise LeaseLimitReached(limit, [lease.describe() for lease in pool.leases])

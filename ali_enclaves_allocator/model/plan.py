@@ -42,6 +42,8 @@ def choose(config: Config, topology: Topology, present: Pool) -> Plan:
     5. Of the nodes that fit cores and memory: those with most of the present pool, then with the least left
        over (CPUs, then memory), then the lowest ids.
     6. What leases hold stays: their cores, and their banks, which cannot be cut.
+    7. The driver `nitro_enclaves` takes CPUs of one node, and only if it has none of somebody else's; while leases
+       exist, CPUs neither go to it nor come from it.
 
     Raises:
         MachineTooSmall: no core could be taken at all.
@@ -52,11 +54,12 @@ def choose(config: Config, topology: Topology, present: Pool) -> Plan:
     """
     if len(topology.cpus) < 2 * topology.threads_per_core:
         raise MachineTooSmall(len(topology.cpus), 2 * topology.threads_per_core)
+    _require_driver(config, topology, present)
     asked = _asked(config, topology, present)
     leased = _leased_pages(present, asked.page_kib)
     for floor in (1, 0):
         parts = [part for node in topology.nodes if (part := _part(node, asked, leased.get(node.id, 0), floor))]
-        found = spreads(parts, asked.cpus, asked.pages, 1 if config.max_enclaves == 1 else len(parts))
+        found = spreads(parts, asked.cpus, asked.pages, len(parts) if _may_span(config) else 1)
         keeps_leases = present.leased_cores <= set(asked.cores) and leased.keys() <= {part.node for part in parts}
         if keeps_leases and (best := cheapest(found, asked.cpus, asked.pages)):
             _require_host_memory(asked)
@@ -142,7 +145,7 @@ def _width(cores: Iterable[Core]) -> int:
 def _nowhere(asked: _Asked) -> NoNodeFits:
     """Say for each node what was missing, and what would fit and leave the host its memory."""
     config, topology = asked.config, asked.topology
-    spanning = config.max_enclaves > 1 and len(topology.nodes) > 1
+    spanning = _may_span(config) and len(topology.nodes) > 1
     parts = [part for node in topology.nodes if (part := _part(node, asked, 0, 1))]
     room = min(asked.pages, max(0, topology.available_kib - config.host_memory_mib * 1024) // asked.page_kib)
     found = spreads(parts, asked.cpus, asked.pages, len(parts) if spanning else 1)
@@ -170,6 +173,27 @@ def _require_page_size(config: Config, topology: Topology) -> int:
         sizes = " or ".join(name for name, kib in PAGE_KIB.items() if kib in there) or "a kernel with hugepages"
         raise Misfit("hugepage_size", f"this machine has no {config.hugepage_size} pages; wanted {sizes}")
     return page_kib
+
+
+def _may_span(config: Config) -> bool:
+    """Rules 4 and 7: whether the pool may be on more than one node."""
+    return config.max_enclaves > 1 and config.cpu_driver == "sysfs"
+
+
+def _require_driver(config: Config, topology: Topology, present: Pool) -> None:
+    """Rule 7: the driver must be there, and ours to use."""
+    was = present.config.cpu_driver if present.config else config.cpu_driver
+    if present.leases and config.cpu_driver != was:
+        raise LeaseInTheWay([lease.describe() for lease in present.leases])
+    if config.cpu_driver == "sysfs":
+        return
+    if topology.driver is None:
+        raise Misfit("cpu_driver", "the module nitro_enclaves is not loaded; load it first: modprobe nitro_enclaves")
+    if others := topology.driver - present.driver_cpus:
+        raise Misfit(
+            "cpu_driver",
+            f"nitro_enclaves has {cpus.named(others)} of somebody else's; wanted none: empty ne_cpus first",
+        )
 
 
 def _in_the_way(present: Pool, without: Plan) -> list[str]:
@@ -240,8 +264,9 @@ def _named_cores(config: Config, topology: Topology, present: Pool) -> Iterator[
             f"got part of core {cpus.format(partial[0].cpus)}, wanted whole cores: {cpus.format(missing)} is missing",
         )
     nodes = {core.node for core in cores}
-    if len(nodes) > 1 and config.max_enclaves == 1:
-        raise Misfit("cpu_pool", f"got CPUs on nodes {cpus.format(nodes)}, wanted one node: an EVM lives on one")
+    if len(nodes) > 1 and not _may_span(config):
+        why = "an EVM lives on one" if config.max_enclaves == 1 else "the nitro_enclaves driver takes CPUs of one"
+        raise Misfit("cpu_pool", f"got CPUs on nodes {cpus.format(nodes)}, wanted one node: {why}")
     yield from cores
 
 

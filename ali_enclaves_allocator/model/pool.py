@@ -1,6 +1,6 @@
 """The pool as a value: what is set aside, what the kernel shows of it, and the drift between the two."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ class Bank:
 
 @dataclass(frozen=True)
 class Share:
-    """Our part of one node's `nr_hugepages`.
+    """Our part of one node's `nr_hugepages`. Its pages lie in banks, unless `hold_memory` leaves them free.
 
     `absorbed` counts surplus pages of other programs that the kernel turned into persistent ones when we raised
     the number (`set_max_huge_pages` in mm/hugetlb.c); they are given back as surplus.
@@ -102,6 +102,21 @@ class Pool:
         return frozenset(core for lease in self.leases for core in lease.cores)
 
     @property
+    def taken_cores(self) -> frozenset[Core]:
+        """The cores that the host cannot use: all, or with `offline: leased` those that leases hold."""
+        return self.leased_cores if self.config and self.config.offline == "leased" else frozenset(self.cores)
+
+    @property
+    def offline_cpus(self) -> frozenset[int]:
+        """The CPUs that must be offline: those of the taken cores that are not lent online."""
+        return frozenset(cpu for core in self.taken_cores for cpu in core.cpus) - self.lent_cpus
+
+    @property
+    def driver_cpus(self) -> frozenset[int]:
+        """The CPUs that the driver `nitro_enclaves` must have."""
+        return self.cpus if self.config and self.config.cpu_driver == "nitro_enclaves" else frozenset()
+
+    @property
     def lent_cpus(self) -> frozenset[int]:
         """The CPUs of online leases, which this kernel runs EVMs on."""
         return frozenset(cpu for lease in self.leases if lease.online for cpu in lease.cpus)
@@ -135,17 +150,17 @@ class Pool:
 
     @property
     def memory_mib(self) -> int:
-        """Memory of all banks."""
-        return sum(bank.pages * bank.page_kib for bank in self.banks) // 1024
+        """All of its memory."""
+        return sum(share.pages * share.page_kib for share in self.shares) // 1024
 
     @property
     def nodes(self) -> tuple[int, ...]:
         """Nodes that the pool has a core or a page on."""
-        return tuple(sorted({core.node for core in self.cores} | {bank.node for bank in self.banks}))
+        return tuple(sorted({core.node for core in self.cores} | {share.node for share in self.shares}))
 
     def pages(self, node: int, page_kib: int) -> int:
-        """Pages of one size on one node, over all banks."""
-        return sum(b.pages for b in self.banks if (b.node, b.page_kib) == (node, page_kib))
+        """Pages of one size on one node."""
+        return self.share(node, page_kib).pages
 
     def share(self, node: int, page_kib: int) -> Share:
         """Our part of the node's counter; an empty one where we have none."""
@@ -156,12 +171,12 @@ class Pool:
 
     def describe(self) -> str:
         """Say in one clause what the pool is: `CPUs 2-3 (1 core) on node 0, 1024 MiB in 512x2M`."""
-        if not self.cores and not self.banks:
+        if not self.cores and not self.shares:
             return "empty"
         count = len(self.cores)
         sizes: dict[int, int] = {}
-        for bank in self.banks:
-            sizes[bank.page_kib] = sizes.get(bank.page_kib, 0) + bank.pages
+        for share in self.shares:
+            sizes[share.page_kib] = sizes.get(share.page_kib, 0) + share.pages
         pages = " + ".join(f"{number}×{page_size(kib)}" for kib, number in sorted(sizes.items()))
         nodes = ("node " if len(self.nodes) == 1 else "nodes ") + cpus.format(self.nodes)
         return (
@@ -184,6 +199,8 @@ class Sight:
     """CPUs of the pool that the machine no longer has: they were unplugged."""
     has_slice: bool = False
     """Whether the slice is there that CPUs were lent in."""
+    driver: frozenset[int] | None = None
+    """CPUs that the driver `nitro_enclaves` has; None where it is not loaded."""
 
 
 @dataclass(frozen=True)
@@ -200,24 +217,34 @@ class Drift:
 
 def drift(pool: Pool, sight: Sight) -> tuple[Drift, ...]:
     """Compare the pool with what the kernel shows now."""
-    found = []
-    if strays := (pool.cpus - pool.lent_cpus) & sight.online:
-        found.append(Drift(cpus.named(strays), "offline", "online: the host runs on them"))
+    return (*_cpu_drift(pool, sight), *_memory_drift(pool, sight))
+
+
+def _cpu_drift(pool: Pool, sight: Sight) -> Iterator[Drift]:
+    if strays := pool.offline_cpus & sight.online:
+        yield Drift(cpus.named(strays), "offline", "online: the host runs on them")
     if sight.gone:
         them = "it" if len(sight.gone) == 1 else "them"
-        found.append(Drift(cpus.named(sight.gone), "offline", f"unplugged: the machine no longer has {them}"))
+        yield Drift(cpus.named(sight.gone), "present", f"unplugged: the machine no longer has {them}")
+    if absent := pool.cpus - pool.offline_cpus - pool.lent_cpus - sight.online - sight.gone:
+        yield Drift(cpus.named(absent), "online until a lease takes them", "offline: somebody else took them")
     if shared := pool.lent_cpus - sight.confined - sight.gone:
-        found.append(Drift(cpus.named(shared), "lent, in a partition of their own", "shared with the host"))
+        yield Drift(cpus.named(shared), "lent, in a partition of their own", "shared with the host")
+    if pool.driver_cpus and pool.driver_cpus != sight.driver:
+        got = "not loaded" if sight.driver is None else f"has {cpus.named(sight.driver)}"
+        yield Drift("the nitro_enclaves driver", f"to have {cpus.named(pool.driver_cpus)}", got)
+
+
+def _memory_drift(pool: Pool, sight: Sight) -> Iterator[Drift]:
     for bank in pool.banks:
         held = sight.held.get(bank.name)
         if held is None:
-            found.append(Drift(f"bank {bank.name}", f"{bank.pages} pages held", "not mounted"))
+            yield Drift(f"bank {bank.name}", f"{bank.pages} pages held", "not mounted")
         elif held < bank.pages:
-            found.append(Drift(f"bank {bank.name}", f"{bank.pages} pages held", f"{held} pages held"))
+            yield Drift(f"bank {bank.name}", f"{bank.pages} pages held", f"{held} pages held")
     for share in pool.shares:
         counts = sight.pages.get((share.node, share.page_kib))
         if counts is not None and counts.persistent < share.pages:
             size = page_size(share.page_kib)
             what = f"nr_hugepages of node {share.node} ({size})"
-            found.append(Drift(what, f"at least {share.pages}", f"{counts.persistent} without surplus"))
-    return tuple(found)
+            yield Drift(what, f"at least {share.pages}", f"{counts.persistent} without surplus")

@@ -26,6 +26,23 @@ class LeaseLimitReached(AllocatorError):
 
 
 @dataclass
+class LeasesDisabled(AllocatorError):
+    """The configuration leaves the pool to programs that take its memory, and with a driver its CPUs, themselves."""
+
+    cpu_driver: str
+    """What has the pool's CPUs: sysfs or nitro_enclaves."""
+
+    def what(self) -> str:
+        """Name the settings."""
+        return f"cannot lend: the pool's memory is not held (hold_memory: false, cpu_driver: {self.cpu_driver})"
+
+    def hint(self) -> str:
+        """Say who is to be asked instead, and what to change."""
+        own = "nitro-cli" if self.cpu_driver == "nitro_enclaves" else "programs that map free hugepages"
+        return f"this pool is for {own}; for leases, set hold_memory: true and cpu_driver: sysfs in allocator.yaml"
+
+
+@dataclass
 class NotWholeCores(AllocatorError):
     """The CPUs asked for are part of a core; a core is never shared between enclaves, nor with the host."""
 

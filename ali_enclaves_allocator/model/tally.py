@@ -9,6 +9,7 @@ ACQUIRE_REFUSALS: tuple[type[AllocatorError], ...] = (
     refusals.NotPermitted,
     refusals.InvalidRequest,
     refusals.PoolNotReady,
+    refusals.LeasesDisabled,
     refusals.LeaseLimitReached,
     refusals.NotWholeCores,
     refusals.InsufficientCpus,

@@ -74,6 +74,8 @@ class Topology:
     """Whether hyper-threads may be online; without, as under `nosmt`, a core of one CPU is whole."""
     isolated: frozenset[int] = frozenset()
     """CPUs that the administrator keeps for purposes of his own (`isolcpus=`, `nohz_full=`)."""
+    driver: frozenset[int] | None = None
+    """CPUs that the driver `nitro_enclaves` has; None where it is not loaded."""
 
     @cached_property
     def cores(self) -> tuple[Core, ...]:

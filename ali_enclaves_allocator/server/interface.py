@@ -7,17 +7,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from ali_enclaves_allocator.model.config import MAX_MEMORY_MIB, Config
+from ali_enclaves_allocator.model.config import MAX_MEMORY_MIB
 from ali_enclaves_allocator.model.cpus import MAX_CPUS
-from ali_enclaves_allocator.model.errors import page_size
-from ali_enclaves_allocator.model.pool import Drift, Lease, Pool, Sight
-from ali_enclaves_allocator.model.tally import Tally
-from ali_enclaves_allocator.model.topology import Core, Node, Topology
 from ali_enclaves_allocator.server.contract import Parameters
 
 NAME = "io.ali-enclaves.Allocator"
 
 State = Literal["starting", "ready", "degraded", "stopping"]
+
+Use = Literal["host", "kept", "pool", "lendable", "leased"]
 
 SCHEMA_VERSION = 1
 """Version of what PoolView means; `docs/status.schema.json` is made from it."""
@@ -27,8 +25,9 @@ class CoreView(BaseModel, frozen=True):
     """A core: a set of sibling CPUs (hyper-threads)."""
 
     cpus: list[int] = Field(description="its CPUs, ascending")
-    use: Literal["host", "kept", "pool", "leased"] = Field(
-        description="host: with the host; kept: never to be taken from the host; pool: free for a lease; leased"
+    use: Use = Field(
+        description="host: with the host; kept: never to be taken from the host; pool: free for a lease; lendable: "
+        "free for a lease, and the host's until then; leased"
     )
 
 
@@ -71,6 +70,9 @@ class ConfigView(BaseModel, frozen=True):
     hugepage_size: str = Field(description="2M or 1G")
     max_enclaves: int = Field(description="leases that may exist at once")
     host_memory_mib: int = Field(description="memory that must stay available to the host")
+    cpu_driver: str = Field(description="what takes the CPUs offline: sysfs or nitro_enclaves")
+    offline: str = Field(description="when they are offline: always or leased")
+    hold_memory: bool = Field(description="whether the pages are held; without, there are no leases")
 
 
 class PoolView(BaseModel, frozen=True):
@@ -175,108 +177,3 @@ class ReloadFailed(BaseModel, frozen=True):
     kind: str = Field(description="the type of the error, such as ConfigInvalid or NoNodeFits")
     exit_code: int = Field(description="78: the file is refused; 69: the machine cannot give what it asks")
     message: str = Field(description="for people: what, got and wanted, the state now, what to do")
-
-
-def why(reason: str | None, drift: tuple[Drift, ...]) -> str | None:
-    """Say why the pool is not what it should be."""
-    return reason or "; ".join(map(str, drift)) or None
-
-
-def sentence(state: State, pool: Pool, reason: str | None) -> str:
-    """Say in one sentence how the pool stands, as `systemctl status` shows it."""
-    reason = reason and reason.splitlines()[0]
-    if pool == Pool():
-        return f"{state}: {reason}" if reason else f"{state}: no pool"
-    granted = [lease.describe() for lease in pool.leases if lease.granted]
-    count, leases = len(granted), ", ".join(granted)
-    lent = f"{count} lease{'s' * (count > 1)}: {leases}" if leases else "no leases"
-    text = f"pool {state}: {pool.describe()}; {lent}"
-    return f"{text}; {reason}" if reason else text
-
-
-def pool_view(
-    state: State,
-    reason: str | None,
-    config_path: str,
-    pool: Pool,
-    topology: Topology,
-    sight: Sight,
-    drift: tuple[Drift, ...],
-    tally: Tally,
-) -> PoolView:
-    """Put together what GetPool answers. Pure."""
-    return PoolView(
-        state=state,
-        summary=sentence(state, pool, why(reason, drift)),
-        reason=why(reason, drift),
-        config_path=config_path,
-        config=pool.config and _config_view(pool.config),
-        cpus=sorted(pool.cpus),
-        memory_mib=pool.memory_mib,
-        leases=sum(lease.granted for lease in pool.leases),
-        nodes=[_node_view(node, pool, topology, sight) for node in topology.nodes],
-        drift=[DriftView(what=entry.what, wanted=entry.wanted, got=entry.got) for entry in drift],
-        short_grants=tally.short_grants,
-        refused_acquisitions=dict(tally.refused_acquisitions),
-    )
-
-
-def lease_view(lease: Lease) -> LeaseView:
-    """Put together what others may know of a lease."""
-    return LeaseView(
-        id=lease.id,
-        name=lease.name,
-        cpus=sorted(lease.cpus),
-        node=lease.node,
-        memory_mib=lease.memory_mib,
-        hugepage_size=page_size(lease.page_kib),
-        online=lease.online,
-        scope=f"evm-{lease.id}.scope",
-        holder=HolderView(pid=lease.holder.pid, uid=lease.holder.uid, comm=lease.holder.comm),
-        since=lease.since,
-        annotations=lease.annotations,
-    )
-
-
-def _config_view(config: Config) -> ConfigView:
-    return ConfigView(
-        memory_mib=config.memory_mib,
-        cpu_count=config.cpu_count,
-        cpu_pool=list(config.cpu_pool) if config.cpu_pool else None,
-        hugepage_size=config.hugepage_size,
-        max_enclaves=config.max_enclaves,
-        host_memory_mib=config.host_memory_mib,
-    )
-
-
-def _node_view(node: Node, pool: Pool, topology: Topology, sight: Sight) -> NodeView:
-    return NodeView(
-        node=node.id,
-        cores=[CoreView(cpus=list(core.cpus), use=_use(core, pool, topology)) for core in node.cores],
-        memory_mib=node.memory_kib // 1024,
-        available_mib=(node.available_kib - sum(pool.pages(node.id, kib) * kib for kib in node.pages)) // 1024,
-        hugepages=[_hugepages_view(node, kib, pool, sight) for kib in sorted(node.pages)],
-    )
-
-
-def _use(core: Core, pool: Pool, topology: Topology) -> Literal["host", "kept", "pool", "leased"]:
-    if core in pool.cores:
-        return "leased" if core in pool.leased_cores else "pool"
-    its_own = core == topology.host_core or core in topology.torn_cores or topology.fixed_cpus & set(core.cpus)
-    return "kept" if its_own else "host"
-
-
-def _hugepages_view(node: Node, page_kib: int, pool: Pool, sight: Sight) -> HugepagesView:
-    counts = node.pages[page_kib]
-    banks = [bank for bank in pool.banks if (bank.node, bank.page_kib) == (node.id, page_kib)]
-    held = sum(sight.held.get(bank.name, 0) for bank in banks)
-    leased = sum(bank.pages - pool.free_pages(bank) for bank in banks)
-    return HugepagesView(
-        hugepage_size=page_size(page_kib),
-        asked=sum(bank.pages for bank in banks),
-        granted=held,
-        leased=leased,
-        free=held - leased,
-        others_total=counts.total - held,
-        others_free=counts.free,
-    )

@@ -24,8 +24,8 @@ from ali_enclaves_allocator.server.interface import (
     PoolView,
     ReloadFailed,
     WatchReply,
-    lease_view,
 )
+from ali_enclaves_allocator.server.views import lease_view
 
 ABOUT = "The cores and hugepages of this machine that are set aside for enclave VMs, and who holds them."
 

@@ -1,5 +1,6 @@
 """allocator.yaml: what is taken, and what is refused in which words."""
 
+import json
 import re
 import time
 from pathlib import Path
@@ -123,7 +124,7 @@ def test_no_whole_number(value: str, got: str) -> None:
     assert told == f"allocator.yaml:2:13: memory_mib: must be a whole number of MiB, got {got}"
 
 
-KEYS = "memory_mib, cpu_pool, cpu_count, hugepage_size, max_enclaves, host_memory_mib"
+KEYS = ", ".join(Config.model_fields)
 
 REFUSED = """
 cpu_count: two
@@ -132,6 +133,32 @@ memory_mib: 1024
 allocator.yaml:1:12: cpu_count: must be a whole number of CPUs, got the string "two"
     cpu_count: two
                ^
+===
+memory_mib: 1
+cpu_count: 2
+cpu_driver: nitro_enclave
+offline: leased
+hold_memory: yes
+---
+allocator.yaml:3:13: cpu_driver: must be sysfs or nitro_enclaves, got the string "nitro_enclave"
+    cpu_driver: nitro_enclave
+                ^
+allocator.yaml:5:14: hold_memory: must be true or false, got the boolean yes
+    hold_memory: yes
+                 ^
+===
+memory_mib: 1
+cpu_count: 2
+hold_memory: True
+offline: leased
+cpu_driver: nitro_enclaves
+---
+allocator.yaml:3:14: hold_memory: got true, wanted false: with cpu_driver nitro_enclaves its launcher takes free pages
+    hold_memory: True
+                 ^
+allocator.yaml:4:10: offline: got leased, wanted always: the CPUs of cpu_driver nitro_enclaves are always offline
+    offline: leased
+             ^
 ===
 memory_mib: 1G
 cpu_cout: 2
@@ -492,6 +519,8 @@ CONFIGS = st.builds(
     hugepage_size=st.sampled_from(["2M", "1G"]),
     max_enclaves=st.integers(1, cpus.MAX_CPUS),
     host_memory_mib=st.integers(64, MAX_MEMORY_MIB),
+    offline=st.sampled_from(["always", "leased"]),
+    hold_memory=st.booleans(),
 )
 
 
@@ -502,7 +531,7 @@ def layouts(draw: st.DrawFn) -> tuple[Config, bytes]:
     values = config.model_dump(mode="json", exclude_none=True)
     written = []
     for key in draw(st.permutations(list(values))):
-        word = str(values[key])
+        word = json.dumps(values[key]) if isinstance(values[key], bool) else str(values[key])
         if isinstance(values[key], str):
             word = draw(st.sampled_from([word, f"'{word}'", f'"{word}"']))
         space = " " * draw(st.integers(1, 4))
@@ -567,6 +596,21 @@ def test_any_bytes_are_a_config_or_problems_in_the_file(data: bytes) -> None:
         said = yaml.safe_load(data.decode("utf-8-sig"))
         pool = said.pop("cpu_pool", None)
         assert config == Config(**said, cpu_pool=pool if pool is None else cpus.parse(str(pool)))
+
+
+@pytest.mark.parametrize(
+    ("text", "held"),
+    [
+        ("", True),
+        ("hold_memory: true", True),
+        ("hold_memory: FALSE", False),
+        ("cpu_driver: sysfs", True),
+        ("cpu_driver: nitro_enclaves", False),
+        ("hold_memory: false\ncpu_driver: nitro_enclaves", False),
+    ],
+)
+def test_memory_is_held_unless_the_driver_has_the_cpus(text: str, held: bool) -> None:
+    assert read(f"memory_mib: 1\ncpu_count: 2\n{text}").hold_memory is held
 
 
 def test_limit_is_inclusive() -> None:

@@ -37,7 +37,7 @@ def test_sums() -> None:
     [
         (Pool(), "empty"),
         (
-            Pool((Core((2, 3), 0),), (Bank("bank0", 0, 2048, 512),)),
+            Pool((Core((2, 3), 0),), (Bank("bank0", 0, 2048, 512),), (Share(0, 2048, 512),)),
             "CPUs 2-3 (1 core) on node 0, 1024 MiB in 512×2M",
         ),
         (POOL, "CPUs 2-3,6-7 (2 cores) on nodes 0-1, 2128 MiB in 40×2M + 2×1G"),

@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 
-from ali_enclaves_allocator.model.pool import Bank, Holder, Lease, Pool
+from ali_enclaves_allocator.model.pool import Bank, Holder, Lease, Pool, Share
 from ali_enclaves_allocator.model.topology import Core
 from ali_enclaves_allocator.show import remains_of
 
 CORE = Core((2, 3), 0)
 LEASE = Lease("0123456789abcdef", "web", (CORE,), "bank0", 0, 2048, 96, True, Holder(7, 1, 0, 0, "qemu"), 0.0, {}, True)
-LEFT = Pool((CORE,), (Bank("bank0", 0, 2048, 512),), leases=(LEASE,))
+LEFT = Pool((CORE,), (Bank("bank0", 0, 2048, 512),), (Share(0, 2048, 512),), leases=(LEASE,))
 
 
 def test_nothing_remains_of_nothing() -> None:

@@ -146,7 +146,8 @@ class Host:
         record, origin, state = self.record, self.origin, self.state
         pool = record.pool
         assert (record.phase, record.steps) == ("idle", ())
-        assert state.online == origin.online - pool.cpus | pool.lent_cpus
+        assert state.online == origin.online - pool.offline_cpus
+        assert state.driver == pool.driver_cpus
         assert state.partition.isolated == bool(pool.lent_cpus)
         assert state.partition.cpus == pool.lent_cpus or not pool.lent_cpus
         assert not state.lost
@@ -157,11 +158,13 @@ class Host:
         for key, before in origin.pages.items():
             share, ours = pool.share(*key), pool.pages(*key)
             assert share.pages == ours
-            wanted = PageCounts(before.total + ours, before.free, before.surplus - share.absorbed)
+            loose = ours - sum(bank.pages for bank in pool.banks if (bank.node, bank.page_kib) == key)
+            assert not loose or (pool.config and not pool.config.hold_memory)
+            wanted = PageCounts(before.total + ours, before.free + loose, before.surplus - share.absorbed)
             assert state.pages[key] == wanted, key
         for node, available in origin.available_kib.items():
             assert state.available_kib[node] == available - sum(
-                bank.pages * bank.page_kib for bank in pool.banks if bank.node == node
+                share.pages * share.page_kib for share in pool.shares if share.node == node
             )
 
     def assert_untouched(self) -> None:

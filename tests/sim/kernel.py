@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ali_enclaves_allocator.kernel.doors import Kernel
-from ali_enclaves_allocator.kernel.sysfs import CPU, NODE, Sysfs
+from ali_enclaves_allocator.kernel.sysfs import CPU, NE_CPUS, NODE, Sysfs
 from ali_enclaves_allocator.model import cpus
 from ali_enclaves_allocator.model.topology import PageCounts
 from tests.machines import SMALL_PAGE_KIB, Machine
 from tests.sim.banks import SimBanks
+from tests.sim.driver import SimDriver
 from tests.sim.effects import Effects
 from tests.sim.pages import Hugepages, Mount, NodeMemory, every
 from tests.sim.tasks import Partition, Scope, SimProcess, SimProcesses, SimScopes, SimTask, Task
@@ -33,6 +34,7 @@ class State:
     partition: Partition
     lost: frozenset[int]
     scopes: frozenset[str]
+    driver: frozenset[int]
 
 
 class Simulation:
@@ -60,6 +62,7 @@ class Simulation:
         """Scopes whose end gives back what they hold, though no service runs."""
         self.spilled: list[int] = []
         """CPUs that went offline under a living task of a scope, which the kernel then moved to the host's."""
+        self.driver = SimDriver(self)
         self.kernel = Kernel(Sysfs(SimFiles(self)), SimBanks(self), SimProcesses(self), SimScopes(self))
 
     def state(self) -> State:
@@ -76,6 +79,7 @@ class Simulation:
             self.partition,
             self.lost,
             frozenset(self.scopes),
+            self.driver.cpus,
         )
 
     def counts(self, node: int, page_kib: int = SMALL_PAGE_KIB) -> PageCounts:
@@ -165,7 +169,9 @@ class SimFiles:
 
     def read(self, path: str) -> str:
         """Return a file's text without its last newline."""
-        machine = self._simulation.machine
+        machine, driver = self._simulation.machine, self._simulation.driver
+        if path == NE_CPUS and driver.loaded:
+            return cpus.format(driver.cpus)
         match path.removeprefix("devices/system/").split("/"):
             case ["cpu", name, *rest] if self._is_cpu(name):
                 return self._read_cpu(_number(name), rest)
@@ -194,6 +200,16 @@ class SimFiles:
                     simulation.memory[_number(name)].compact()
                 case _:
                     raise _absent(path)
+
+    def write_as_admin(self, path: str, text: str) -> None:
+        """Let systemd write: one effect, also where the driver answers EINVAL: it gives up its CPUs all the same."""
+        driver = self._simulation.driver
+        if path != NE_CPUS or not driver.loaded:
+            raise _absent(path)
+        with self._simulation.effects.effect(f"write {text.strip()} to {path}"):
+            refused = driver.set(text)
+        if refused:
+            raise OSError(refused, os.strerror(refused))
 
     def list(self, path: str) -> list[str]:
         """Return the names in a directory."""

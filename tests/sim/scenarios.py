@@ -33,6 +33,7 @@ class Scenario:
     def prepare(self, boot: Callable[[Machine], Host]) -> Host:
         """Boot, let others settle, bring `before` into force, and write the file for `after`."""
         host = boot(self.machine)
+        host.simulation.driver.loaded = True
         crowd(host.simulation)
         host.settle()
         if self.before is not None:
@@ -75,6 +76,9 @@ def at(**where: object) -> Iterator[None]:
 
 SMALL = {"memory_mib": 64, "cpu_count": 2}
 LARGE = {"memory_mib": 96, "cpu_count": 4}
+DRIVER = {"cpu_driver": "nitro_enclaves"}
+LEASED = {"offline": "leased"}
+LOOSE = {"hold_memory": False}
 
 SCENARIOS = {
     "apply": Scenario(GUEST_2X2X2, None, SMALL),
@@ -100,4 +104,20 @@ SCENARIOS = {
     "to 2M": Scenario(GUEST_2X2X2, SMALL | {"hugepage_size": "1G"}, SMALL),
     "give back": Scenario(GUEST_2X2X2, LARGE, None),
     "give back over nodes": Scenario(FOUR_NODES, {"memory_mib": 50, "cpu_count": 8, "max_enclaves": 2}, None),
+    "apply for leases": Scenario(GUEST_2X2X2, None, LARGE | LEASED),
+    "offline for leases alone": Scenario(GUEST_2X2X2, LARGE, SMALL | LEASED),
+    "offline for good": Scenario(GUEST_2X2X2, SMALL | LEASED, LARGE),
+    "apply loosely": Scenario(FOUR_NODES, None, {"memory_mib": 50, "cpu_count": 8, "max_enclaves": 2} | LOOSE),
+    "let go of the pages": Scenario(GUEST_2X2X2, SMALL, LARGE | LOOSE),
+    "hold the pages": Scenario(GUEST_2X2X2, LARGE | LOOSE, SMALL),
+    "shrink what is not held": Scenario(GUEST_2X2X2, SMALL | LOOSE, SMALL | LOOSE | {"memory_mib": 48}),
+    "apply with the driver": Scenario(GUEST_2X2X2, None, SMALL | DRIVER),
+    "to the driver": Scenario(DUAL_SOCKET_HT, LARGE, SMALL | DRIVER),
+    "to the driver from the host": Scenario(GUEST_2X2X2, LARGE | LEASED, LARGE | DRIVER),
+    "from the driver": Scenario(GUEST_2X2X2, LARGE | DRIVER, SMALL),
+    "from the driver to the host": Scenario(GUEST_2X2X2, SMALL | DRIVER, SMALL | LEASED),
+    "other CPUs of the driver": Scenario(
+        DUAL_SOCKET_HT, {"memory_mib": 64, "cpu_pool": "7,15"} | DRIVER, {"memory_mib": 48, "cpu_pool": "1,9"} | DRIVER
+    ),
+    "give back from the driver": Scenario(GUEST_2X2X2, LARGE | DRIVER, None),
 }

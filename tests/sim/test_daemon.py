@@ -285,7 +285,7 @@ def test_a_pool_whose_cpu_was_unplugged_is_served_and_told(host: Host) -> None:
             daemon.look()
             pool = await get_pool(host)
             assert pool["drift"] == [
-                {"what": "CPU 3", "wanted": "offline", "got": "unplugged: the machine no longer has it"}
+                {"what": "CPU 3", "wanted": "present", "got": "unplugged: the machine no longer has it"}
             ]
             assert [core["cpus"] for core in pool["nodes"][0]["cores"]] == [[0, 1]]
             await daemon.reload()

@@ -18,7 +18,7 @@ from tests.conftest import Boot
 from tests.machines import DUAL_SOCKET_HT, FOUR_NODES, GUEST_2X2X2, ONE_NODE, Machine
 from tests.sim.effects import Died, Effects
 from tests.sim.host import BOOT_ID, Host
-from tests.sim.scenarios import at, crowd
+from tests.sim.scenarios import LEASED, at, crowd
 
 Die = Callable[[Effects, int], None]
 Keys = Mapping[str, Any]
@@ -61,6 +61,9 @@ LENDINGS = {
     "beside another": Lending(ONE_NODE, TWO, (ONLINE,), ONLINE),
     "offline beside online": Lending(ONE_NODE, TWO, (ONLINE,), {}),
     "the last of it": Lending(ONE_NODE, TWO, (ONLINE,), ONLINE | {"memory_mib": 48}),
+    "from the host": Lending(GUEST_2X2X2, {"memory_mib": 64, "cpu_count": 2} | LEASED, (), {}),
+    "online from the host": Lending(GUEST_2X2X2, {"memory_mib": 64, "cpu_count": 4} | LEASED, (), ONLINE),
+    "from the host beside another": Lending(ONE_NODE, TWO | LEASED, (ONLINE,), ONLINE),
     "in 1G": Lending(DUAL_SOCKET_HT, {"memory_mib": 2048, "cpu_count": 4, "hugepage_size": "1G"}, (), ONLINE),
 }
 

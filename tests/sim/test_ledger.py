@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic_core import to_json
 
 from ali_enclaves_allocator.change.ledger import Ledger, Record, read
 from ali_enclaves_allocator.model.errors import AlreadyRunning, KernelRefused, LedgerUnreadable
@@ -63,9 +64,11 @@ def test_cut_at_any_byte_it_is_refused(half_way: Host) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"version": 2}, "format 2, this version understands 1"),
-        ({"version": 0}, "format 0, this version understands 1"),
-        ({"version": 2, "pool": {"regions": []}}, "format 2, this version understands 1"),
+        ({"version": 3}, "format 3, this version understands 2"),
+        ({"version": 0}, "format 0, this version understands 2"),
+        ({"version": 3, "pool": {"regions": []}}, "format 3, this version understands 2"),
+        ({"version": 1, "pool": {"regions": []}}, "not as this version writes it"),
+        ({"version": 1, "pool": None}, "pool: Input should be"),
         ({"pool": {"regions": []}}, "not as this version writes it"),
         ({"phase": "resting"}, "phase: Input should be"),
         ({"steps": [{"kind": "firmware"}]}, "steps.0"),
@@ -79,6 +82,19 @@ def test_of_another_format_it_is_refused(change: dict[str, object], reason: str,
     path = ledger_of(half_way)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     assert_refused(half_way, reason)
+
+
+def test_one_of_the_format_before_is_understood(half_way: Host) -> None:
+    """Format 1 had no words for what its configurations could not have otherwise."""
+    path = ledger_of(half_way)
+    meant = read(path, BOOT_ID)
+    written = json.loads(path.read_text()) | {"version": 1}
+    for word in ("cpu_driver", "offline", "hold_memory"):
+        del written["pool"]["config"][word]
+    path.write_bytes(to_json(written, indent=1) + b"\n")
+    assert read(path, BOOT_ID) == meant
+    half_way.give_back()
+    half_way.assert_untouched()
 
 
 def test_a_missing_field_is_no_default(half_way: Host) -> None:

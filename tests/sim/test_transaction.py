@@ -18,7 +18,7 @@ from tests.sim.scenarios import SCENARIOS, Scenario, at
 
 Die = Callable[[Effects, int], None]
 
-TWICE = ("apply over nodes", "grow", "shrink the memory", "move", "to 1G", "give back")
+TWICE = ("apply over nodes", "grow", "shrink the memory", "move", "to 1G", "give back", "to the driver")
 """Scenarios for faults in pairs: between them they have every kind of step both ways."""
 
 each_scenario = pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS)
