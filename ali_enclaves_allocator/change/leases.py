@@ -61,7 +61,8 @@ def take_back(lease: Lease, kernel: Kernel, ledger: Ledger) -> None:
     try:
         kernel.scopes.stop(lease)
         if lease.online:
-            _set_cpus(lease.cpus & kernel.sysfs.online(), False, kernel)
+            ours = rest.offline_cpus | kernel.scopes.cpus()  # any other the host may never have given
+            _set_cpus(lease.cpus & ours & kernel.sysfs.online(), False, kernel)
             _shrink_partition(rest, kernel)
         bank = _bank(ledger.record.pool, lease)
         kernel.banks.settle(bank, rest.lent_pages(bank))

@@ -121,6 +121,10 @@ class LinuxScopes:
             return frozenset()
         return _cpus(CGROUP / SLICE / "cpuset.cpus.effective") - _cpus(CGROUP / "cpuset.cpus.effective")
 
+    def cpus(self) -> frozenset[int]:
+        """Return the slice's CPUs, whether or not it is a valid partition."""
+        return _cpus(CGROUP / SLICE / "cpuset.cpus")
+
     def dissolve(self) -> None:
         """Give the slice up, and let every host task have those of its CPUs again that are online.
 

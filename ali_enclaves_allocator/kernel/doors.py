@@ -42,6 +42,9 @@ class Scopes(Protocol):
             OnlineImpossible: the kernel or another cgroup does not allow it.
         """
 
+    def cpus(self) -> frozenset[int]:
+        """Return the CPUs that are set apart for leases, whether or not the partition of them is valid."""
+
     def dissolve(self) -> None:
         """Give the partition's slice up, and let every host task have those of its CPUs again that are online."""
 

@@ -150,6 +150,8 @@ class Host:
         assert state.driver == pool.driver_cpus
         assert state.partition.isolated == bool(pool.lent_cpus)
         assert state.partition.cpus == pool.lent_cpus or not pool.lent_cpus
+        assert pool.taken_cores or not state.partition.cpus, "the slice goes with the last CPU that the host misses"
+        assert pool.config is None or pool.config.hold_memory or pool.banks == pool.leased_banks
         assert not state.lost
         assert state.scopes == {f"evm-{lease.id}.scope" for lease in pool.leases}
         assert not self.simulation.spilled

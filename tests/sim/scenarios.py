@@ -109,6 +109,7 @@ SCENARIOS = {
     "offline for good": Scenario(GUEST_2X2X2, SMALL | LEASED, LARGE),
     "apply loosely": Scenario(FOUR_NODES, None, {"memory_mib": 50, "cpu_count": 8, "max_enclaves": 2} | LOOSE),
     "let go of the pages": Scenario(GUEST_2X2X2, SMALL, LARGE | LOOSE),
+    "let go of all the same pages": Scenario(GUEST_2X2X2, SMALL, SMALL | LOOSE),
     "hold the pages": Scenario(GUEST_2X2X2, LARGE | LOOSE, SMALL),
     "shrink what is not held": Scenario(GUEST_2X2X2, SMALL | LOOSE, SMALL | LOOSE | {"memory_mib": 48}),
     "apply with the driver": Scenario(GUEST_2X2X2, None, SMALL | DRIVER),

@@ -102,7 +102,7 @@ class SimScopes:
                 with simulation.effects.effect("open the partition"):
                     simulation.partition = replace(simulation.partition, isolated=False)
             return
-        claims = [name for name, claim in sorted(simulation.siblings.items()) if claim & (cpus - self._cpus())]
+        claims = [name for name, claim in sorted(simulation.siblings.items()) if claim & (cpus - self.cpus())]
         if claims:
             raise OnlineImpossible(f"{', '.join(claims)} claims some of CPUs {cpu_lists.format(cpus)} (AllowedCPUs=)")
         with simulation.effects.effect(f"confine {cpu_lists.format(cpus)}"):
@@ -111,6 +111,10 @@ class SimScopes:
             simulation.partition = Partition(cpus, isolated=True).beside(simulation.siblings)
         if not simulation.partition.isolated:
             raise OnlineImpossible(f"the partition of CPUs {cpu_lists.format(cpus)} is isolated invalid")
+
+    def cpus(self) -> frozenset[int]:
+        """Return the CPUs of the slice."""
+        return self._simulation.partition.cpus
 
     def dissolve(self) -> None:
         """Stop the slice. What of its CPUs is offline then, no host task runs on ever again."""
@@ -159,9 +163,6 @@ class SimScopes:
     def confined(self) -> frozenset[int]:
         """Return the CPUs that no host task can enter now."""
         return self._simulation.confined()
-
-    def _cpus(self) -> frozenset[int]:
-        return self._simulation.partition.cpus
 
 
 def _scope(lease: Lease) -> str:
