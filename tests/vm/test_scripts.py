@@ -48,6 +48,7 @@ RING = (
             "killed_in_service.sh",
             *(f"killed.sh {point}" for point in KILLED),
             "fragmented_node.sh",
+            "nitro_driver.sh",
             "refusing_cpu.sh",
         ),
     ),
@@ -57,6 +58,7 @@ RING = (
         (
             "lease_offline.sh",
             "lease_online.sh",
+            "leased_cores.sh",
             "lease_cycles.sh",
             "lease_holders.sh",
             "enclave_launches.sh",
@@ -76,6 +78,7 @@ RING = (
             "restart_elsewhere.sh",
             "stray_cpu.sh",
             "lease_online.sh",
+            "leased_cores.sh",
             "refusing_cpu.sh",
             "refusing_cpu_half_way.sh",
         ),
