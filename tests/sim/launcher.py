@@ -24,7 +24,7 @@ from ali_enclaves_allocator.server.interface import (
 from ali_enclaves_allocator.server.varlink import Call, Method, Nothing, Reply, Server, VarlinkError
 from enclave_cli import eif_build
 from enclave_cli.allocator import INTERFACE
-from tests.sim.test_varlink import listen
+from tests.sim.varlink.example import listen
 
 T = TypeVar("T")
 PATIENCE = 30.0
