@@ -27,6 +27,8 @@ class Machine:
     isolated: frozenset[int] = field(default_factory=frozenset)
     """`isolcpus=`"""
     nohz_full: frozenset[int] = field(default_factory=frozenset)
+    cpusets: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    """Cpusets of cgroup v1, by their paths, that other programs made."""
 
     @property
     def cpus(self) -> frozenset[int]:

@@ -51,6 +51,7 @@ def difference(pool: Pool, sight: Sight, plan: Plan, config: Config | None) -> C
         shares=tuple(Share(*key, pages, pool.share(*key).absorbed) for key, pages in sorted(wanted.items())),
         config=config,
         leases=pool.leases,
+        cpusets=pool.cpusets,
     )
     cpus = _cpus(pool, sight, after)
     return Change(

@@ -5,6 +5,7 @@ intended. What depends on a counter that others move too is decided once (`decid
 """
 
 import errno
+import logging
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,7 +19,10 @@ from ali_enclaves_allocator.model.errors import (
     ShortGrant,
     page_size,
 )
-from ali_enclaves_allocator.model.pool import Bank
+from ali_enclaves_allocator.model.events import CPUSET_CUT
+from ali_enclaves_allocator.model.pool import Bank, Cpuset, cpusets_with
+
+log = logging.getLogger(__name__)
 
 COMPACTIONS = 3
 """How often a node is compacted and asked again after a short grant."""
@@ -229,4 +233,43 @@ class DissolveSlice:
         return self
 
 
-Step = SetCpu | SetDriverCpus | SetBank | AddPages | DissolveSlice
+@dataclass(frozen=True)
+class SetCpusets:
+    """Note what cpusets of cgroup v1 have of CPUs before they go offline, or give it back once they are online."""
+
+    cpusets: tuple[Cpuset, ...]
+    whole: bool
+    kind: Literal["cpusets"] = "cpusets"
+
+    def describe(self) -> str:
+        """Say what the step does."""
+        paths = ", ".join(cpuset.path for cpuset in self.cpusets)
+        return f"give CPUs back to the cpusets {paths}" if self.whole else f"note the CPUs of the cpusets {paths}"
+
+    def apply(self, kernel: Kernel) -> None:
+        """Give back; to note it, the ledger is enough.
+
+        A cpuset is others' and may have become what forbids it. So what is refused is told, and not tried again.
+        """
+        if not self.whole:
+            return
+        online = kernel.sysfs.online()
+        for part in cpusets_with(self.cpusets, online):
+            try:
+                kernel.cpusets.give_back(part)
+            except OSError as error:
+                _tell_cut(part, error.strerror or str(error))
+        for part in cpusets_with(self.cpusets, kernel.sysfs.present() - online):
+            _tell_cut(part, "offline")
+
+    def inverse(self, _: Kernel) -> "SetCpusets":
+        """Return the step that takes this one back."""
+        return replace(self, whole=not self.whole)
+
+
+def _tell_cut(cpuset: Cpuset, reason: str) -> None:
+    """Log what a cpuset does not get back."""
+    log.warning("cpuset %s does not get %s back: %s", cpuset.path, named(cpuset.cpus), reason, extra=CPUSET_CUT)
+
+
+Step = SetCpu | SetDriverCpus | SetBank | AddPages | DissolveSlice | SetCpusets

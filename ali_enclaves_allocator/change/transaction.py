@@ -9,10 +9,10 @@ from dataclasses import replace
 
 from ali_enclaves_allocator.change.difference import Change
 from ali_enclaves_allocator.change.ledger import Ledger, Phase
-from ali_enclaves_allocator.change.steps import AddPages, Step
+from ali_enclaves_allocator.change.steps import AddPages, SetCpu, SetCpusets, Step
 from ali_enclaves_allocator.kernel.doors import Kernel
 from ali_enclaves_allocator.model.errors import AllocatorError, KernelRefused, NotGivenBack
-from ali_enclaves_allocator.model.pool import Pool
+from ali_enclaves_allocator.model.pool import Pool, cpusets_with
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def carry_out(change: Change, kernel: Kernel, ledger: Ledger) -> None:
     former = ledger.record.pool
     left = ledger.record.steps if ledger.record.phase == "giving" else ()
     assert not (left and change.take), "what is left is given back before anything is taken"
-    change = _decided(change, kernel)
+    change = _with_cpusets(_decided(change, kernel), kernel, former)
     try:
         if change.take:
             _record(ledger, former, "taking", change.take)
@@ -73,6 +73,18 @@ def _decided(change: Change, kernel: Kernel) -> Change:
         for share in change.pool.shares
     )
     return replace(change, take=take, pool=replace(change.pool, shares=shares))
+
+
+def _with_cpusets(change: Change, kernel: Kernel, former: Pool) -> Change:
+    """Let the cpusets of cgroup v1 have back what leaves the pool, and note what they have of what goes offline."""
+    offline = frozenset(step.cpu for step in change.take if isinstance(step, SetCpu))
+    lost = kernel.cpusets.having(offline) if offline else ()
+    back = cpusets_with(former.cpusets, former.cpus - change.pool.cpus)
+    return Change(
+        pool=replace(change.pool, cpusets=cpusets_with((*former.cpusets, *lost), change.pool.cpus)),
+        take=(*([SetCpusets(lost, whole=False)] if lost else []), *change.take),
+        give=(*change.give, *([SetCpusets(back, whole=True)] if back else [])),
+    )
 
 
 def _decide_give(step: Step, kernel: Kernel, former: Pool, pool: Pool) -> Step:

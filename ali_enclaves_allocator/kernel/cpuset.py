@@ -83,7 +83,7 @@ class LinuxScopes:
             "busctl", "call", *MANAGER, "StartTransientUnit", signature, _scope(lease), "fail", count, *properties, "0"
         )
         deadline = time.monotonic() + MOVE_SECONDS
-        while not _read(Path(f"/proc/{lease.holder.pid}/cgroup")).endswith(_scope(lease)):
+        while not _is_in(_read(Path(f"/proc/{lease.holder.pid}/cgroup")), _scope(lease)):
             if time.monotonic() > deadline or not Path(f"/proc/{lease.holder.pid}").exists():
                 raise OSError(0, f"the holder did not arrive in {_scope(lease)}")
             time.sleep(0.02)
@@ -169,6 +169,11 @@ def _claims(lent: frozenset[int]) -> list[str]:
 def _is_unified() -> bool:
     """Tell whether the tree is cgroup v2 with the cpuset controller."""
     return "cpuset" in _read(CGROUP / "cgroup.controllers").split()
+
+
+def _is_in(cgroups: str, scope: str) -> bool:
+    """Tell whether a process is in a scope; on cgroup v1 it has a cgroup in each hierarchy."""
+    return any(line.endswith(f"/{scope}") for line in cgroups.splitlines())
 
 
 def _scope(lease: Lease) -> str:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from ali_enclaves_allocator.kernel.processes import Processes
 from ali_enclaves_allocator.kernel.sysfs import Sysfs
-from ali_enclaves_allocator.model.pool import Bank, Lease, Pool, Sight
+from ali_enclaves_allocator.model.pool import Bank, Cpuset, Lease, Pool, Sight
 from ali_enclaves_allocator.model.topology import Topology
 
 
@@ -71,6 +71,20 @@ class Scopes(Protocol):
         """Return the CPUs that no host task can enter now."""
 
 
+class Cpusets(Protocol):
+    """The cpusets of cgroup v1, which are others'; there may be none."""
+
+    def having(self, lost: frozenset[int]) -> tuple[Cpuset, ...]:
+        """Return the cpusets below the root that have some of these CPUs, parents first, each with those."""
+
+    def give_back(self, cpuset: Cpuset) -> None:
+        """Add CPUs to a cpuset that has lost them; one that was removed meanwhile needs none.
+
+        Raises:
+            OSError: the kernel refused.
+        """
+
+
 @dataclass(frozen=True)
 class Kernel:
     """All that the allocator knows of the machine, and all that it can do to it."""
@@ -79,6 +93,7 @@ class Kernel:
     banks: Banks
     processes: Processes
     scopes: Scopes
+    cpusets: Cpusets
 
     def topology(self, pool: Pool) -> Topology:
         """Read the machine as it would be if the pool were given back."""

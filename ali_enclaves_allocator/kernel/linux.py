@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ali_enclaves_allocator.kernel.cgroup1 import LinuxCpusets
 from ali_enclaves_allocator.kernel.cpuset import LinuxScopes
 from ali_enclaves_allocator.kernel.doors import Kernel
 from ali_enclaves_allocator.kernel.hugetlbfs import LinuxBanks
@@ -11,7 +12,7 @@ from ali_enclaves_allocator.kernel.sysfs import LinuxFiles, Sysfs
 
 def linux_kernel(directory: Path) -> Kernel:
     """Return the real doors, with banks below the run directory."""
-    return Kernel(Sysfs(LinuxFiles()), LinuxBanks(directory), LinuxProcesses(), LinuxScopes())
+    return Kernel(Sysfs(LinuxFiles()), LinuxBanks(directory), LinuxProcesses(), LinuxScopes(), LinuxCpusets())
 
 
 def boot_id() -> str:

@@ -44,6 +44,9 @@ NO_MEMORY = _event("6d0c4a8b2f3e4f5c9a1d7b8e5c2f9a36")
 RECORDS_DROPPED = _event("f2555bdbab76435587107fdafff79bcd")
 """The journal did not take some records; this one says how many."""
 
+CPUSET_CUT = _event("0c6b7b52d8f14f0b9a4e6f1f5f5b3c1d")
+"""A cpuset of cgroup v1 did not get back CPUs that it had before they were in the pool."""
+
 LEASE_GRANTED = _event("b328bcdb315946958b7bc16a6ca5e1a7")
 """A part of the pool was lent."""
 

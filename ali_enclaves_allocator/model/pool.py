@@ -1,6 +1,6 @@
 """The pool as a value: what is set aside, what the kernel shows of it, and the drift between the two."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -84,6 +84,23 @@ class Lease:
         return f"{self.name or self.id} ({cpus.named(self.cpus)}, {self.memory_mib} MiB)"
 
 
+@dataclass(frozen=True, order=True)
+class Cpuset:
+    """A cpuset of cgroup v1, and those of its CPUs that the kernel takes out of it when they go offline."""
+
+    path: str
+    """Below the root of that hierarchy."""
+    cpus: tuple[int, ...]
+
+
+def cpusets_with(cpusets: Iterable[Cpuset], cpus: frozenset[int]) -> tuple[Cpuset, ...]:
+    """Return what cpusets had of these CPUs, each cpuset once, parents first."""
+    had: dict[str, set[int]] = {}
+    for cpuset in cpusets:
+        had.setdefault(cpuset.path, set()).update(cpus.intersection(cpuset.cpus))
+    return tuple(Cpuset(path, tuple(sorted(its))) for path, its in sorted(had.items()) if its)
+
+
 @dataclass(frozen=True)
 class Pool:
     """What is set aside for enclaves. The empty pool is the machine as it was."""
@@ -95,6 +112,8 @@ class Pool:
     """The configuration in force, the one that this pool was chosen for."""
 
     leases: tuple[Lease, ...] = ()
+    cpusets: tuple[Cpuset, ...] = ()
+    """What other programs' cpusets had of the pool's CPUs, and get back with them; of cgroup v1 only."""
 
     @property
     def leased_cores(self) -> frozenset[Core]:

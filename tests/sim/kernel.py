@@ -15,6 +15,7 @@ from ali_enclaves_allocator.model import cpus
 from ali_enclaves_allocator.model.topology import PageCounts
 from tests.machines import SMALL_PAGE_KIB, Machine
 from tests.sim.banks import SimBanks
+from tests.sim.cpusets import SimCpusets
 from tests.sim.driver import SimDriver
 from tests.sim.effects import Effects
 from tests.sim.pages import Hugepages, Mount, NodeMemory, every
@@ -35,6 +36,7 @@ class State:
     lost: frozenset[int]
     scopes: frozenset[str]
     driver: frozenset[int]
+    cpusets: Mapping[str, frozenset[int]]
 
 
 class Simulation:
@@ -63,7 +65,10 @@ class Simulation:
         self.spilled: list[int] = []
         """CPUs that went offline under a living task of a scope, which the kernel then moved to the host's."""
         self.driver = SimDriver(self)
-        self.kernel = Kernel(Sysfs(SimFiles(self)), SimBanks(self), SimProcesses(self), SimScopes(self))
+        self.cpusets = dict(machine.cpusets)
+        self.kernel = Kernel(
+            Sysfs(SimFiles(self)), SimBanks(self), SimProcesses(self), SimScopes(self), SimCpusets(self)
+        )
 
     def state(self) -> State:
         """Return everything that matters now."""
@@ -80,6 +85,7 @@ class Simulation:
             self.lost,
             frozenset(self.scopes),
             self.driver.cpus,
+            dict(self.cpusets),
         )
 
     def counts(self, node: int, page_kib: int = SMALL_PAGE_KIB) -> PageCounts:
@@ -159,6 +165,8 @@ class Simulation:
         if not online and any(cpu in scope.cpus for scope in self.scopes.values()):
             self.spilled.append(cpu)
         (self.online.add if online else self.online.discard)(cpu)
+        if not online:
+            self.cpusets = {path: its - {cpu} for path, its in self.cpusets.items()}
 
 
 class SimFiles:

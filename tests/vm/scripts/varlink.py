@@ -5,6 +5,7 @@ pool [PATH]    print what GetPool answers as JSON, or the part of it at a path s
 part PATH      print the part of the JSON on standard input at a path
 call METHOD JSON  call with parameters and print the reply; exit with 1 if it is an error
 clients COUNT  so many clients call GetPool at once; all must be answered within a minute
+reloads COUNT  reload so many times in a row, on one connection; all must succeed
 """
 
 import json
@@ -13,6 +14,7 @@ import sys
 
 SOCKET = "/run/ali-enclaves/allocator.sock"
 CALL = json.dumps({"method": "io.ali-enclaves.Allocator.GetPool"}).encode() + b"\0"
+RELOAD = json.dumps({"method": "io.ali-enclaves.Allocator.Reload"}).encode() + b"\0"
 SECONDS = 60
 
 
@@ -79,4 +81,12 @@ def clients(count):
     print(f"{len(every)} clients answered: {answers}")
 
 
-{"call": call, "whole": whole, "pool": pool, "part": part, "clients": clients}[sys.argv[1]](*sys.argv[2:])
+def reloads(count):
+    with connected() as client:
+        for _ in range(int(count)):
+            client.sendall(RELOAD)
+            answer(client)
+
+
+commands = {"call": call, "whole": whole, "pool": pool, "part": part, "clients": clients, "reloads": reloads}
+commands[sys.argv[1]](*sys.argv[2:])
