@@ -1,7 +1,6 @@
 """The process that gives back what a lease held that outlived the service; the end of its scope starts it."""
 
 import logging
-import socket
 from pathlib import Path
 
 from ali_enclaves_allocator import line
@@ -10,11 +9,12 @@ from ali_enclaves_allocator.kernel.doors import Kernel
 from ali_enclaves_allocator.kernel.linux import boot_id, linux_kernel
 from ali_enclaves_allocator.model.errors import AllocatorError, AlreadyRunning
 from ali_enclaves_allocator.model.events import REFUSED
+from ali_enclaves_allocator.server.endpoint import listens
 
 log = logging.getLogger(__name__)
 
-TRIES = 60
-"""How often to ask for the ledger, about a second each: two leases may end at once, or the service just stops."""
+WAIT_SECONDS = 60
+"""How long to ask for the ledger: two leases may end at once, or the service just stops."""
 
 
 def run(directory: Path) -> int:
@@ -41,19 +41,11 @@ def _mine(ledger: Ledger, service: Path) -> bool:
     Raises:
         AlreadyRunning: somebody else has it who is no service and does not end.
     """
-    for _ in range(TRIES):
-        try:
-            ledger.open(wait_s=1)
-            return True
-        except AlreadyRunning:
-            if _listens(service):
-                log.info("the service runs and gives back by itself")
-                return False
-    ledger.open()
+    try:
+        ledger.open(WAIT_SECONDS, in_vain=lambda: listens(service))
+    except AlreadyRunning:
+        if not listens(service):
+            raise
+        log.info("the service runs and gives back by itself")
+        return False
     return True
-
-
-def _listens(path: Path) -> bool:
-    """Tell whether somebody accepts connections at a socket."""
-    with socket.socket(socket.AF_UNIX) as client:
-        return client.connect_ex(str(path)) == 0

@@ -20,7 +20,7 @@ from ali_enclaves_allocator.model.pool import Drift, Lease, Pool, drift
 from ali_enclaves_allocator.model.refusals import PoolNotReady, ReloadRefused
 from ali_enclaves_allocator.model.tally import Tally
 from ali_enclaves_allocator.server.contract import Peer
-from ali_enclaves_allocator.server.endpoint import Endpoint
+from ali_enclaves_allocator.server.endpoint import Endpoint, listens
 from ali_enclaves_allocator.server.interface import PoolView, State
 from ali_enclaves_allocator.server.monitor import Monitor
 from ali_enclaves_allocator.server.service import Service
@@ -86,8 +86,14 @@ class Daemon:
         Raises:
             AllocatorError: there is no pool; the machine is as it was.
         """
-        await asyncio.to_thread(self._ledger.open, GIVE_BACK_SECONDS)
-        self._endpoint = Endpoint(self._paths.socket, self._service, unit.stored_socket())
+        inherited = unit.stored_socket()
+        try:
+            await asyncio.to_thread(self._take_ledger, is_successor=inherited is not None)
+        except AllocatorError:
+            if inherited:
+                inherited.close()
+            raise
+        self._endpoint = Endpoint(self._paths.socket, self._service, inherited)
         await self._endpoint.open()
         try:
             await self.change(self._bring_into_force)
@@ -216,6 +222,10 @@ class Daemon:
     async def healthy(self) -> bool:
         """Check the daemon itself: a client's call through the socket must be answered."""
         return self._endpoint is not None and await self._endpoint.answers()
+
+    def _take_ledger(self, is_successor: bool) -> None:
+        """Wait for the ledger, but not for a service that runs: in its next restart, who waits would take its place."""
+        self._ledger.open(GIVE_BACK_SECONDS, in_vain=lambda: not is_successor and listens(self._paths.socket))
 
     def _bring_into_force(self) -> None:
         if self._phase == "stopping":  # of a pool made now, nobody would take care

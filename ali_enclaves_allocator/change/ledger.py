@@ -7,6 +7,7 @@ is committed, and it names everything that outlives the process. It is checked b
 import fcntl
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -58,11 +59,11 @@ class Ledger:
         self._lock: int | None = None
         self.record = Record(boot_id)
 
-    def open(self, wait_s: float = 0) -> None:
+    def open(self, wait_s: float = 0, in_vain: Callable[[], bool] = lambda: False) -> None:
         """Take the lock and read the file. A missing one, or one of an earlier boot, says that nothing is changed.
 
         Raises:
-            AlreadyRunning: another process had the lock for all of `wait_s` seconds.
+            AlreadyRunning: another process had the lock for all of `wait_s` seconds, or will not give it up soon.
             LedgerUnreadable: the file is damaged, or of another version.
             KernelRefused: the run directory cannot be written; only root may.
         """
@@ -72,7 +73,7 @@ class Ledger:
             raise KernelRefused(f"open {self._lock_path}", error.strerror or str(error)) from error
         deadline = time.monotonic() + wait_s
         while not _locked(self._lock):
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= deadline or in_vain():
                 self.close()
                 raise AlreadyRunning(str(self._lock_path))
             time.sleep(LOCK_POLL_S)

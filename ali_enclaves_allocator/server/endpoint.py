@@ -69,6 +69,12 @@ class Endpoint:
             return False
 
 
+def listens(path: Path) -> bool:
+    """Tell whether somebody accepts connections at a socket, or systemd keeps them for who will."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
+
+
 def _bind(path: Path) -> socket.socket:
     """Bind a new socket that anyone may connect to. The ledger's lock is held, so a file that is there is dead."""
     path.unlink(missing_ok=True)

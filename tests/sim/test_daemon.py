@@ -19,7 +19,7 @@ import pytest
 from ali_enclaves_allocator import cli
 from ali_enclaves_allocator.change.ledger import Ledger
 from ali_enclaves_allocator.daemon import Daemon, Paths
-from ali_enclaves_allocator.model.errors import AllocatorError, NotGivenBack
+from ali_enclaves_allocator.model.errors import AllocatorError, AlreadyRunning, NotGivenBack
 from ali_enclaves_allocator.model.events import POOL_DEGRADED, TASK_DISPLACED
 from ali_enclaves_allocator.model.placement import NoNodeFits
 from ali_enclaves_allocator.model.refusals import ReloadRefused
@@ -452,6 +452,37 @@ def test_an_inherited_socket_is_used_while_clients_can_find_it(
 
     asyncio.run(test())
     assert inherited.fileno() == -1
+
+
+def test_who_is_started_beside_a_service_does_not_wait_to_take_its_place(host: Host) -> None:
+    async def test() -> None:
+        async with running(host, keep=True):
+            second = asyncio.ensure_future(new_daemon(host).start())
+            ended, _ = await asyncio.wait([second], timeout=5)
+        with pytest.raises(AlreadyRunning, match="another allocator holds .*; nothing was changed"):
+            await second
+        assert ended, "while the service ran, not after it"
+        async with running(host):
+            host.assert_pool_stands()
+
+    run(test)
+
+
+def test_a_successor_waits_for_who_gives_back(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    inherited = socket.socket(socket.AF_UNIX)
+    inherited.bind(socket_of(host))
+    inherited.listen()
+    inherited.setblocking(False)
+    monkeypatch.setattr("ali_enclaves_allocator.unit.stored_socket", lambda: inherited)
+    giving_back = Ledger(host.directory, BOOT_ID)
+    giving_back.open()
+
+    async def test() -> None:
+        asyncio.get_running_loop().call_later(0.5, giving_back.close)
+        async with running(host):
+            assert inherited.fileno() != -1
+
+    asyncio.run(test())
 
 
 def test_tasks_that_will_be_moved_are_named(host: Host, caplog: pytest.LogCaptureFixture) -> None:
