@@ -47,7 +47,7 @@ class Sender:
     def __call__(self, message: str, /, **fields: Any) -> None:
         """Send one record, after word of those dropped before it."""
         if self.dropped:
-            text = f"the journal did not take {self.dropped} records"
+            text = f"the journal did not take {self.dropped} record{'s' * (self.dropped != 1)}"
             identifier = fields.get("SYSLOG_IDENTIFIER")
             if not self._send(text, PRIORITY="4", SYSLOG_IDENTIFIER=identifier, **RECORDS_DROPPED):
                 self.dropped += 1

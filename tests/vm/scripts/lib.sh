@@ -87,11 +87,15 @@ restore_yaml() { cp -a "$SHIPPED" $YAML; }
 unit() { systemctl show --property "$1" --value $UNIT; }
 sentence() { unit StatusText; }
 
-# Prints where the journal ends now.
-journal_end() { journalctl --lines 0 --show-cursor --quiet | sed -n 's/^-- cursor: //p'; }
+# Prints where the journal of the service ends now. With the same filter as below, or journalctl 252 leaves the first
+# record out: it takes what it finds at the cursor for that of the cursor, which the filter may hide.
+journal_end() { journalctl --unit $UNIT --lines 1 --show-cursor --quiet | sed -n 's/^-- cursor: //p'; }
 
-# Prints what the service wrote to the journal after such a place.
-journal_after() { journalctl --unit $UNIT --after-cursor "$1" --output cat --no-pager; }
+# Prints what the service wrote to the journal after such a place; from the beginning, if it had not written then.
+journal_after() { journalctl --unit $UNIT ${1:+--after-cursor "$1"} --output cat --no-pager --quiet; }
+
+# Tells whether a text is in what the service wrote to the journal after such a place; the last of it may come late.
+journal_has() { journal_after "$1" | grep -qF -- "$2"; }
 
 # Prints what GetPool answers, or a part of it: pool nodes.0.hugepages.0.free
 pool() { python3 varlink.py pool "$@"; }

@@ -5,7 +5,7 @@ pool [PATH]    print what GetPool answers as JSON, or the part of it at a path s
 part PATH      print the part of the JSON on standard input at a path
 call METHOD JSON  call with parameters and print the reply; exit with 1 if it is an error
 clients COUNT  so many clients call GetPool at once; all must be answered within a minute
-reloads COUNT  reload so many times in a row, on one connection; all must succeed
+reloads COUNT [ERROR]  reload so many times in a row, on one connection; all must succeed, or fail with that error
 """
 
 import json
@@ -25,14 +25,18 @@ def connected():
     return client
 
 
-def answer(client):
+def receive(client):
     received = b""
     while not received.endswith(b"\0"):
         data = client.recv(1 << 16)
         if not data:
             sys.exit(f"the service closed the connection after {received!r}")
         received += data
-    reply = json.loads(received[:-1])
+    return json.loads(received[:-1])
+
+
+def answer(client):
+    reply = receive(client)
     if "error" in reply:
         sys.exit(f"the service answered {reply}")
     return reply["parameters"]["pool"]
@@ -81,11 +85,13 @@ def clients(count):
     print(f"{len(every)} clients answered: {answers}")
 
 
-def reloads(count):
+def reloads(count, error=""):
     with connected() as client:
         for _ in range(int(count)):
             client.sendall(RELOAD)
-            answer(client)
+            reply = receive(client)
+            if reply.get("error", "").rpartition(".")[2] != error:
+                sys.exit(f"the service answered {reply}")
 
 
 commands = {"call": call, "whole": whole, "pool": pool, "part": part, "clients": clients, "reloads": reloads}
