@@ -459,7 +459,7 @@ def test_who_is_started_beside_a_service_does_not_wait_to_take_its_place(host: H
         async with running(host, keep=True):
             second = asyncio.ensure_future(new_daemon(host).start())
             ended, _ = await asyncio.wait([second], timeout=5)
-        with pytest.raises(AlreadyRunning, match="another allocator holds .*; nothing was changed"):
+        with pytest.raises(AlreadyRunning, match="another allocator holds"):
             await second
         assert ended, "while the service ran, not after it"
         async with running(host):

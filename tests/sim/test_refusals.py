@@ -10,7 +10,16 @@ from ali_enclaves_allocator.model.events import MEMORY_ROUNDED, TASK_DISPLACED
 from ali_enclaves_allocator.model.placement import NoNodeFits
 from ali_enclaves_allocator.model.pool import Pool
 from tests.conftest import Boot
-from tests.machines import DUAL_SOCKET_HT, FOUR_NODES, GUEST_2X2X2, NO_MEMORY_ON_NODE_1, NOSMT, ONE_NODE, TORN_CORES
+from tests.machines import (
+    DUAL_SOCKET_HT,
+    FOUR_NODES,
+    GUEST_2X2X2,
+    NO_MEMORY_ON_NODE_1,
+    NOSMT,
+    ONE_NODE,
+    TORN_CORES,
+    Machine,
+)
 from tests.sim.effects import Died
 from tests.sim.host import Host
 from tests.sim.scenarios import LARGE, SCENARIOS, SMALL
@@ -307,6 +316,25 @@ def test_a_bank_whose_node_was_unplugged_is_given_back_without_it(boot: Boot) ->
     host.give_back()
     assert host.record.pool == Pool()
     assert host.state.online == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("machine", "cpus"), [(ONE_NODE, {6, 7}), (NO_MEMORY_ON_NODE_1, {6, 7})], ids=["more", "first"]
+)
+def test_memory_that_is_plugged_in_can_be_had(machine: Machine, cpus: set[int], boot: Boot) -> None:
+    host = boot(machine)
+    host.configure(memory_mib=5000, cpu_count=2)
+    with pytest.raises(NoNodeFits):
+        host.start()
+    memory = host.simulation.memory[max(machine.memory_mib)]
+    memory.total_kib += 6 * 1024 * MIB
+    memory.free_kib += 6 * 1024 * MIB
+    host.settle()
+    host.start()
+    assert host.record.pool.cpus == cpus
+    host.assert_pool_stands()
+    host.give_back()
+    host.assert_untouched()
 
 
 def test_what_was_refused_before_keeps_nothing_else_from_being_given_back(boot: Boot) -> None:

@@ -34,7 +34,7 @@ ENVIRONMENT = {
 
 def main() -> None:
     """Serve the host for as long as the guest lives."""
-    own = Path("/proc/self/cgroup").read_text().strip().removeprefix("0::/")
+    own = own_cgroup()
     numbers = itertools.count(1)
     send(READY)
     while True:
@@ -42,10 +42,17 @@ def main() -> None:
         if kind != RUN:
             continue
         command, _, archive = payload.partition(b"\0")
-        cgroup = Cgroup(Path("/sys/fs/cgroup", own, f"script-{next(numbers)}"))
+        cgroup = Cgroup(own / f"script-{next(numbers)}")
         status = run(json.loads(command), unpack(archive), cgroup)
         cgroup.remove()
         send(STATUS, str(status).encode())
+
+
+def own_cgroup() -> Path:
+    """Return the agent's cgroup in the tree of cgroup v2, which systemd may mount beside those of v1."""
+    beside = Path("/sys/fs/cgroup/unified")
+    [line] = [line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::/")]
+    return (beside if beside.exists() else beside.parent) / line.removeprefix("0::/")
 
 
 def receive() -> tuple[bytes, bytes]:

@@ -24,13 +24,24 @@ def parser(name: str, purpose: str) -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=Machine.threads, help="CPUs per core")
     parser.add_argument("--memory", type=int, default=Machine.memory_mib, metavar="MIB", help="split evenly over nodes")
     parser.add_argument("--append", default=Machine.append, metavar="CMDLINE", help="more kernel parameters")
+    parser.add_argument("--lopsided", action="store_true", help="a node without memory, and one without CPUs")
+    parser.add_argument("--hotplug", action="store_true", help="CPUs can be unplugged")
     parser.add_argument("--timeout", type=float, default=SCRIPT_SECONDS, metavar="S", help="for the script alone")
     return parser
 
 
 def run(options: argparse.Namespace, script: Path, arguments: Sequence[str], files: Sequence[Path]) -> int:
     """Boot the machine of the options and run a script with files beside it; show what it prints as it comes."""
-    machine = Machine(options.kernel, options.nodes, options.cores, options.threads, options.memory, options.append)
+    machine = Machine(
+        options.kernel,
+        options.nodes,
+        options.cores,
+        options.threads,
+        options.memory,
+        options.append,
+        options.lopsided,
+        options.hotplug,
+    )
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         with Guest(machine) as guest:

@@ -83,8 +83,23 @@ RING = (
             "refusing_cpu_half_way.sh",
         ),
     ),
-    Part("one-node", Machine(nodes=1, cores=4), ("documented_file.sh 6-7 0-5 0",)),
+    Part(
+        "one-node",
+        Machine(nodes=1, cores=4),
+        ("documented_file.sh 6-7 0-5 0", "live_changes.sh", "page_drift.sh", "journal.sh"),
+    ),
     Part("one-thread", Machine(nodes=1, cores=4, threads=1), ("documented_file.sh 2-3 0-1 0",)),
+    Part(
+        "cgroup-v1",
+        Machine(kernel="6.1", append="systemd.unified_cgroup_hierarchy=0"),
+        ("lease_offline.sh", "cgroup_v1.sh"),
+    ),
+    Part("odd", Machine(nodes=4, cores=1, lopsided=True, append="isolcpus=4-5 nohz_full=4-5"), ("odd_machine.sh",)),
+    Part(
+        "hotplug",
+        Machine(nodes=1, cores=4, threads=1, hotplug=True, append="maxcpus=1"),
+        ("unplugged_cpu.sh",),
+    ),
     Part("large-pages", Machine(memory_mib=8192), ("large_pages.sh",)),
     Part("large-pages-of-others", Machine(memory_mib=12288), ("other_programs.sh 1G",)),
 )

@@ -1,0 +1,33 @@
+# A CPU of the pool is unplugged: it shows, the next restart puts another in its place, and one that is plugged in again
+# is for who plugged it in. For a machine with hotplug, of one node with four cores of one thread.
+. ./lib.sh
+for cpu in 1 2 3; do echo 1 >$CPU/cpu$cpu/online; done # it boots with one, for it has a thread for each
+before=$(snapshot)
+is_degraded() { [[ $(sentence) == "pool degraded:"* ]]; }
+
+step "the pool is CPUs 2-3"
+write_yaml "memory_mib: 64" "cpu_count: 2"
+start
+expect_machine "$(with_pool "$before" 0-1 0 32)" "with the pool"
+
+step "CPU 3 is unplugged"
+python3 qmp.py unplug 3
+expect_within 30 test ! -e $CPU/cpu3
+expect_equal 0-2 "$(<$CPU/present)" "CPUs that the machine has"
+expect_within 10 is_degraded
+expect_in "CPU 3: unplugged: the machine no longer has it, wanted offline" "$(sentence)"
+
+step "restart puts CPU 1 in its place"
+systemctl restart $UNIT
+expect_in "pool ready: CPUs 1-2 (2 cores) on node 0" "$(sentence)"
+expect_equal 0 "$(<$CPU/online)" "online CPUs"
+
+step "CPU 3 is plugged in again, and stays offline: stop leaves it to who plugged it in"
+python3 qmp.py plug 3
+expect_within 30 test -e $CPU/cpu3/online
+stop
+expect_equal 0-2 "$(<$CPU/online)" "online CPUs after stop"
+echo 1 >$CPU/cpu3/online
+expect_machine "$before" "after stop"
+for cpu in 1 2 3; do echo 0 >$CPU/cpu$cpu/online; done
+restore_yaml
