@@ -89,9 +89,11 @@ sentence() { unit StatusText; }
 
 # Prints where the journal of the service ends now. With the same filter as below, or journalctl 252 leaves the first
 # record out: it takes what it finds at the cursor for that of the cursor, which the filter may hide.
-journal_end() { journalctl --unit $UNIT --lines 1 --show-cursor --quiet | sed -n 's/^-- cursor: //p'; }
+journal_end() {
+    { journalctl --unit $UNIT --lines 1 --show-cursor --quiet || true; } | sed -n 's|^-- cursor: ||p'
+}
 
-# Prints what the service wrote to the journal after such a place; from the beginning, if it had not written then.
+# Prints what the service wrote to the journal after such a place; all of it, if there was none then.
 journal_after() { journalctl --unit $UNIT ${1:+--after-cursor "$1"} --output cat --no-pager --quiet; }
 
 # Tells whether a text is in what the service wrote to the journal after such a place; the last of it may come late.
