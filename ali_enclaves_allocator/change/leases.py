@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from ali_enclaves_allocator.change.displaced import tell_displaced
 from ali_enclaves_allocator.change.ledger import Ledger
-from ali_enclaves_allocator.change.steps import DissolveSlice, SetCpu
+from ali_enclaves_allocator.change.steps import DissolveSlice, SetCpu, SetCpusets
 from ali_enclaves_allocator.kernel.doors import Kernel
 from ali_enclaves_allocator.model.errors import AllocatorError, KernelRefused
-from ali_enclaves_allocator.model.pool import Bank, Lease, Pool
+from ali_enclaves_allocator.model.pool import Bank, Lease, Pool, cpusets_with
 from ali_enclaves_allocator.model.refusals import HolderGone, OnlineImpossible
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,8 @@ def lend(lease: Lease, kernel: Kernel, ledger: Ledger) -> tuple[Lease, int]:
     Raises:
         AllocatorError: a step failed, and the lease was taken back.
     """
-    _save(ledger, ledger.record.pool.with_lease(lease))
+    hosts = lease.cpus & kernel.sysfs.online()
+    _save(ledger, ledger.record.pool.with_lease(lease).noting(kernel.cpusets.having(hosts) if hosts else ()))
     pool, memory = ledger.record.pool, -1
     granted = replace(lease, granted=True)
     try:
@@ -67,7 +68,7 @@ def take_back(lease: Lease, kernel: Kernel, ledger: Ledger) -> None:
         bank = _bank(ledger.record.pool, lease)
         kernel.banks.settle(bank, rest.lent_pages(bank))
         _return_cpus(lease, rest, kernel)
-        _save(ledger, rest)
+        _save(ledger, rest.noting(()))
     except (AllocatorError, OSError) as error:
         step = f"take back lease {lease.describe()}"
         refused = KernelRefused(step, error.strerror or str(error)) if isinstance(error, OSError) else error
@@ -145,6 +146,7 @@ def _return_cpus(lease: Lease, rest: Pool, kernel: Kernel) -> None:
     """
     hosts = lease.cpus - rest.offline_cpus
     _set_cpus(hosts - kernel.sysfs.online(), True, kernel)
+    SetCpusets(cpusets_with(rest.cpusets, hosts), whole=True).apply(kernel)
     if hosts and lease.online and not rest.lent_cpus:
         DissolveSlice().apply(kernel)
 

@@ -143,10 +143,10 @@ def _upgraded(text: bytes) -> bytes:
     except ValueError:
         return text
     match document:
-        case {"version": 1, "pool": {"config": dict(config)}}:
-            config |= ALWAYS_IN_1
-        case {"version": 1}:
-            pass
+        case {"version": 1, "pool": dict(pool)}:
+            pool |= {"cpusets": []}
+            if isinstance(config := pool.get("config"), dict):
+                config |= ALWAYS_IN_1
         case _:
             return text
     return to_json(document | {"version": VERSION}, indent=1) + b"\n"

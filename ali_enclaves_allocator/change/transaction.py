@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from ali_enclaves_allocator.change.difference import Change
 from ali_enclaves_allocator.change.ledger import Ledger, Phase
-from ali_enclaves_allocator.change.steps import AddPages, SetCpu, SetCpusets, Step
+from ali_enclaves_allocator.change.steps import AddPages, SetCpusets, Step
 from ali_enclaves_allocator.kernel.doors import Kernel
 from ali_enclaves_allocator.model.errors import AllocatorError, KernelRefused, NotGivenBack
 from ali_enclaves_allocator.model.pool import Pool, cpusets_with
@@ -76,12 +76,12 @@ def _decided(change: Change, kernel: Kernel) -> Change:
 
 
 def _with_cpusets(change: Change, kernel: Kernel, former: Pool) -> Change:
-    """Let the cpusets of cgroup v1 have back what leaves the pool, and note what they have of what goes offline."""
-    offline = frozenset(step.cpu for step in change.take if isinstance(step, SetCpu))
+    """Let the cpusets of cgroup v1 have back what the host gets, and note what they have of what goes offline."""
+    offline = change.pool.offline_cpus & kernel.sysfs.online()
     lost = kernel.cpusets.having(offline) if offline else ()
-    back = cpusets_with(former.cpusets, former.cpus - change.pool.cpus)
+    back = cpusets_with(former.cpusets, former.taken_cpus - change.pool.taken_cpus)
     return Change(
-        pool=replace(change.pool, cpusets=cpusets_with((*former.cpusets, *lost), change.pool.cpus)),
+        pool=change.pool.noting(lost),
         take=(*([SetCpusets(lost, whole=False)] if lost else []), *change.take),
         give=(*change.give, *([SetCpusets(back, whole=True)] if back else [])),
     )

@@ -113,7 +113,7 @@ class Pool:
 
     leases: tuple[Lease, ...] = ()
     cpusets: tuple[Cpuset, ...] = ()
-    """What other programs' cpusets had of the pool's CPUs, and get back with them; of cgroup v1 only."""
+    """What other programs' cpusets had of CPUs that the host cannot use, and get back with them; of cgroup v1 only."""
 
     @property
     def leased_cores(self) -> frozenset[Core]:
@@ -126,9 +126,14 @@ class Pool:
         return self.leased_cores if self.config and self.config.offline == "leased" else frozenset(self.cores)
 
     @property
+    def taken_cpus(self) -> frozenset[int]:
+        """The CPUs of those cores."""
+        return frozenset(cpu for core in self.taken_cores for cpu in core.cpus)
+
+    @property
     def offline_cpus(self) -> frozenset[int]:
         """The CPUs that must be offline: those of the taken cores that are not lent online."""
-        return frozenset(cpu for core in self.taken_cores for cpu in core.cpus) - self.lent_cpus
+        return self.taken_cpus - self.lent_cpus
 
     @property
     def driver_cpus(self) -> frozenset[int]:
@@ -161,6 +166,10 @@ class Pool:
     def without_lease(self, id: str) -> "Pool":
         """Return the pool without the lease of that id."""
         return replace(self, leases=tuple(lease for lease in self.leases if lease.id != id))
+
+    def noting(self, cpusets: Iterable[Cpuset]) -> "Pool":
+        """Return the pool with a note of what these cpusets had, too, of the CPUs that the host cannot use."""
+        return replace(self, cpusets=cpusets_with((*self.cpusets, *cpusets), self.taken_cpus))
 
     @property
     def cpus(self) -> frozenset[int]:

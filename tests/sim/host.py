@@ -156,8 +156,7 @@ class Host:
         assert state.scopes == {f"evm-{lease.id}.scope" for lease in pool.leases}
         assert not self.simulation.spilled
         assert state.mounted == {bank.name: files_of(bank, pool) for bank in pool.banks}
-        offline = pool.cpus - pool.lent_cpus
-        assert state.cpusets == {path: its - offline for path, its in origin.cpusets.items()}
+        assert state.cpusets == {path: its - pool.taken_cpus for path, its in origin.cpusets.items()}
         assert state.reserved == origin.reserved
         for key, before in origin.pages.items():
             share, ours = pool.share(*key), pool.pages(*key)

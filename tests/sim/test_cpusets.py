@@ -14,7 +14,7 @@ from tests.conftest import Boot
 from tests.machines import DUAL_SOCKET_HT
 from tests.sim.effects import Died, Effects
 from tests.sim.host import Host
-from tests.sim.scenarios import LARGE, SMALL, Scenario, at
+from tests.sim.scenarios import DRIVER, LARGE, LEASED, SMALL, Scenario, at
 
 CGROUP_V1 = replace(
     DUAL_SOCKET_HT,
@@ -28,6 +28,7 @@ CGROUP_V1 = replace(
 )
 """Container engines made cpusets with all, half and nothing of the pool."""
 
+BY_LEASE = {"memory_mib": 64, "cpu_count": 4, "max_enclaves": 2} | LEASED
 AWAY = {"memory_mib": 64, "cpu_pool": "7,15"}
 
 SCENARIOS = {
@@ -36,6 +37,10 @@ SCENARIOS = {
     "shrink": Scenario(CGROUP_V1, LARGE, SMALL),
     "move": Scenario(CGROUP_V1, SMALL, AWAY),
     "give back": Scenario(CGROUP_V1, LARGE, None),
+    "leave the cores with the host": Scenario(CGROUP_V1, LARGE, BY_LEASE),
+    "take them": Scenario(CGROUP_V1, BY_LEASE, LARGE),
+    "to the driver": Scenario(CGROUP_V1, SMALL, SMALL | DRIVER),
+    "give the driver's back": Scenario(CGROUP_V1, LARGE | DRIVER, None),
 }
 
 each_scenario = pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS)
@@ -83,6 +88,41 @@ def test_a_refused_cpu_undoes_it_all(scenario: Scenario, boot: Boot) -> None:
     except Exception:
         assert host.record.pool == former
     host.assert_pool_stands()
+
+
+@each_death
+def test_where_leases_alone_take_cores_they_lose_those_while_they_are_lent(
+    die: Callable[[Effects, int], None], boot: Boot
+) -> None:
+    def prepared() -> tuple[Host, int]:
+        host = boot(CGROUP_V1)
+        host.configure(**BY_LEASE)
+        host.start()
+        assert host.simulation.cpusets == CGROUP_V1.cpusets
+        host.lend(host.simulation.spawn(), cpu_count=2)
+        host.assert_pool_stands()
+        return host, host.simulation.spawn()
+
+    host, pid = prepared()
+    lease = host.lend(pid, cpu_count=2)
+    lent = host.done
+    host.assert_pool_stands()
+    assert not host.simulation.cpusets["machine"] & lease.cpus
+    host.take_back(lease)
+    host.assert_pool_stands()
+    for effects, lend in ((lent, True), (host.done, False)):
+        for k, name in enumerate(effects):
+            with at(effect=k, name=name, lend=lend):
+                host, pid = prepared()
+                lease = None if lend else host.lend(pid, cpu_count=2)
+                die(host.effects, k)
+                with pytest.raises(Died):
+                    host.take_back(lease) if lease else host.lend(pid, cpu_count=2)
+                host.simulation.kill(pid)
+                host.start()
+                host.assert_pool_stands()
+                host.give_back()
+                assert host.simulation.cpusets["docker/on-the-host"] == {0, 8}
 
 
 def cut(caplog: pytest.LogCaptureFixture) -> list[str]:

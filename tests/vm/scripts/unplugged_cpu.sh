@@ -15,7 +15,7 @@ python3 qmp.py unplug 3
 expect_within 30 test ! -e $CPU/cpu3
 expect_equal 0-2 "$(<$CPU/present)" "CPUs that the machine has"
 expect_within 10 is_degraded
-expect_in "CPU 3: unplugged: the machine no longer has it, wanted offline" "$(sentence)"
+expect_in "CPU 3: unplugged: the machine no longer has it, wanted present" "$(sentence)"
 
 step "restart puts CPU 1 in its place"
 systemctl restart $UNIT
