@@ -157,6 +157,8 @@ class Host:
         assert not self.simulation.spilled
         assert state.mounted == {bank.name: files_of(bank, pool) for bank in pool.banks}
         assert state.cpusets == {path: its - pool.taken_cpus for path, its in origin.cpusets.items()}
+        noted = {path: its & pool.taken_cpus for path, its in origin.cpusets.items() if its & pool.taken_cpus}
+        assert {cpuset.path: set(cpuset.cpus) for cpuset in pool.cpusets} == noted
         assert state.reserved == origin.reserved
         for key, before in origin.pages.items():
             share, ours = pool.share(*key), pool.pages(*key)

@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from ali_enclaves_allocator.model.errors import NotGivenBack
+from ali_enclaves_allocator import afterwards
+from ali_enclaves_allocator.model.errors import AlreadyRunning, NotGivenBack
 from tests.conftest import Boot
 from tests.machines import ONE_NODE
 from tests.sim.effects import Effects
@@ -81,6 +82,17 @@ def test_a_service_that_runs_gives_back_by_itself(boot: Boot) -> None:
     finally:
         ledger.close()
     assert host.effects.names == []
+
+
+def test_another_that_does_not_end_is_told(boot: Boot, monkeypatch: pytest.MonkeyPatch) -> None:
+    host, _ = LENDINGS["online"].lent(boot)
+    monkeypatch.setattr(afterwards, "WAIT_SECONDS", 0)
+    ledger = SimLedger(host.directory, BOOT_ID, Effects())
+    ledger.open()
+    try:
+        assert host.scope_ended() == AlreadyRunning.exit_code
+    finally:
+        ledger.close()
 
 
 def test_another_that_gives_back_is_waited_for(boot: Boot) -> None:

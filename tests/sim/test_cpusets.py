@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ali_enclaves_allocator.kernel.cgroup1 import LinuxCpusets
+from ali_enclaves_allocator.kernel.cpuset import _is_in
 from ali_enclaves_allocator.model.events import CPUSET_CUT
 from ali_enclaves_allocator.model.pool import Cpuset, cpusets_with
 from tests.conftest import Boot
@@ -223,3 +224,16 @@ def test_without_the_hierarchy_there_is_none(tree: Path) -> None:
     cpusets = LinuxCpusets(tree / "mounts")
     assert cpusets.having(frozenset({3})) == ()
     cpusets.give_back(Cpuset("docker", (3,)))
+
+
+@pytest.mark.parametrize(
+    ("cgroups", "there"),
+    [
+        ("0::/system.slice/evm-1.scope", True),
+        ("0::/system.slice/a.service", False),
+        ("11:cpuset:/\n1:name=systemd:/system.slice/evm-1.scope\n0::/", True),
+        ("1:name=systemd:/user.slice/evm-11.scope\n0::/evm-1.scope.d", False),
+    ],
+)
+def test_a_process_is_in_a_scope_in_any_hierarchy(cgroups: str, there: bool) -> None:
+    assert _is_in(cgroups, "evm-1.scope") == there

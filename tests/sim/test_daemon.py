@@ -485,6 +485,22 @@ def test_a_successor_waits_for_who_gives_back(host: Host, monkeypatch: pytest.Mo
     asyncio.run(test())
 
 
+def test_a_successor_that_gets_no_ledger_keeps_no_socket(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    inherited = socket.socket(socket.AF_UNIX)
+    monkeypatch.setattr("ali_enclaves_allocator.unit.stored_socket", lambda: inherited)
+    monkeypatch.setattr("ali_enclaves_allocator.daemon.GIVE_BACK_SECONDS", 0)
+    other = Ledger(host.directory, BOOT_ID)
+    other.open()
+
+    async def test() -> None:
+        with pytest.raises(AlreadyRunning):
+            await new_daemon(host).start()
+        assert inherited.fileno() == -1
+
+    asyncio.run(test())
+    other.close()
+
+
 def test_tasks_that_will_be_moved_are_named(host: Host, caplog: pytest.LogCaptureFixture) -> None:
     from ali_enclaves_allocator.kernel.processes import Task
     from tests.sim.tasks import SimTask
