@@ -35,9 +35,7 @@ class Machine:
 
     def qemu(self, image: Image, disk: Path, port: int) -> list[str]:
         """Return the command that boots an image's kernel with a disk, and with the agent's port on an open socket."""
-        # QEMU 7.2 does not use a CPU's place again, so there is one more for what is plugged in.
-        places = self.cores + self.hotplug
-        cpus = f"{self.nodes * self.cores * self.threads},maxcpus={self.nodes * places * self.threads}"
+        cpus = self.nodes * self.cores * self.threads
         return [
             "qemu-system-x86_64",
             *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-nic", "none"),
@@ -48,7 +46,7 @@ class Machine:
             # The model shows hyper-threads to the guest, which qemu64, max and EPYC do not.
             *("-cpu", "Skylake-Server,-vmx,+pdpe1gb"),
             *("-m", f"{self.memory_mib}"),
-            *("-smp", f"{cpus},sockets={self.nodes},cores={places},threads={self.threads}"),
+            *("-smp", f"{cpus},sockets={self.nodes},cores={self.cores},threads={self.threads}"),
             *(option for node in range(self.nodes + self.lopsided) for option in self._node(node)),
             *("-kernel", str(image.kernel(self.kernel)), "-append", f"{QUIET} {self.append}"),
             *("-drive", f"if=none,id=root,file={disk},format=qcow2,cache=unsafe"),

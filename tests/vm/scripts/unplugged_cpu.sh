@@ -1,6 +1,12 @@
-# A CPU of the pool is unplugged: it shows, the next restart puts another in its place, and one that is plugged in again
-# is for who plugged it in. For a machine with hotplug, of one node with four cores of one thread.
+# A CPU of the pool is unplugged: it shows at once, the next restart puts another in its place, and stop misses nothing.
+# For a machine with hotplug, of one node with four cores of one thread. QEMU 7.2 spoils its own memory when it plugs a
+# CPU in again under emulation, so that is not tried here; a reboot brings the CPU back.
+# Usage: unplugged_cpu.sh [rebooted]
 . ./lib.sh
+if [ "${1:-}" = rebooted ]; then
+    expect_equal 0-3 "$(<$CPU/present)" "CPUs that the machine has"
+    exit
+fi
 for cpu in 1 2 3; do echo 1 >$CPU/cpu$cpu/online; done # it boots with one, for it has a thread for each
 before=$(snapshot)
 is_degraded() { [[ $(sentence) == "pool degraded:"* ]]; }
@@ -11,7 +17,7 @@ start
 expect_machine "$(with_pool "$before" 0-1 0 32)" "with the pool"
 
 step "CPU 3 is unplugged"
-python3 qmp.py unplug 3
+python3 unplug.py 3
 expect_within 30 test ! -e $CPU/cpu3
 expect_equal 0-2 "$(<$CPU/present)" "CPUs that the machine has"
 expect_within 10 is_degraded
@@ -22,12 +28,9 @@ systemctl restart $UNIT
 expect_in "pool ready: CPUs 1-2 (2 cores) on node 0" "$(sentence)"
 expect_equal 0 "$(<$CPU/online)" "online CPUs"
 
-step "CPU 3 is plugged in again, and stays offline: stop leaves it to who plugged it in"
-python3 qmp.py plug 3
-expect_within 30 test -e $CPU/cpu3/online
+step "stop"
 stop
-expect_equal 0-2 "$(<$CPU/online)" "online CPUs after stop"
-echo 1 >$CPU/cpu3/online
-expect_machine "$before" "after stop"
-for cpu in 1 2 3; do echo 0 >$CPU/cpu$cpu/online; done
+expect_same "${before/online 0-3/online 0-2}" "$(snapshot)" "the machine after stop"
 restore_yaml
+trap - EXIT
+exit 194
