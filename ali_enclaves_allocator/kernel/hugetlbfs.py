@@ -101,11 +101,17 @@ class LinuxBanks:
     def unmount(self, bank: Bank) -> None:
         """Stop the bank's mount unit and remove its directory.
 
+        Who has a file open that came to it from the service, whose mounts are its own, does not keep the mount busy
+        and yet keeps the pages: it counts here.
+
         Raises:
-            OSError: systemd could not unmount it.
+            OSError: systemd could not unmount it, or somebody has a file of an ended lease open (EBUSY).
         """
         where = self._directory / bank.name
         if where.is_mount():
+            for name in _files(where).keys() - {HOLD_FILE}:
+                if not _forget(where / name):
+                    raise OSError(errno.EBUSY, f"{name} is open still, after its lease has ended")
             systemd("systemd-umount", "--quiet", "--no-ask-password", str(where))
         if where.exists():
             where.rmdir()
@@ -211,8 +217,10 @@ def _opened(path: Path, flags: int = 0) -> Iterator[int]:
         os.close(file)
 
 
-def _forget(path: Path) -> None:
+def _forget(path: Path) -> bool:
     """Remove the file of an ended lease, unless somebody has it open still: only by its name it can be cut again.
+
+    Return whether it is gone.
 
     A write lease is what the kernel gives to nobody beside another who has the file open (F_SETLEASE in fcntl(2)).
     """
@@ -220,10 +228,12 @@ def _forget(path: Path) -> None:
         try:
             fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         except BlockingIOError:
-            return
-        except OSError:  # the file system has no such leases
-            pass
+            return False
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # the file system has no such leases
+                raise
         path.unlink()
+        return True
 
 
 def _bound(node: int, work: Callable[[], None]) -> None:

@@ -45,6 +45,7 @@ RING = (
             "thieves.sh",
             "clients.sh",
             "stray_cpu.sh",
+            "hardened.sh",
             "killed_in_service.sh",
             *(f"killed.sh {point}" for point in KILLED),
             "fragmented_node.sh",
