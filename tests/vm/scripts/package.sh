@@ -1,4 +1,4 @@
-# A package's whole life: install, edit, start, enable, reboot, a lease, removal, and nothing of it is left.
+# A package's whole life: install, edit, start, enable, reboot, an enclave, removal, and nothing of it is left.
 # Usage: package.sh deb|rpm [rebooted]
 . ./lib.sh
 . ./lease_lib.sh
@@ -51,12 +51,15 @@ after_reboot() {
     reached=$(systemctl show --property ActiveEnterTimestampMonotonic --value multi-user.target)
     [ "$ready" -gt 0 ] && [ "$ready" -le "$reached" ] || fail "ready at $ready µs, multi-user.target at $reached µs"
 
-    step "a plain member of de takes a lease and sees it"
-    as=(setpriv --reuid nobody --regid nogroup --groups de)
-    take web 2 192 --online
-    expect_equal '[2, 3]' "$(lease cpus)" "CPUs"
-    expect_in '"EnclaveName": "web"' "$("${as[@]}" enclave-cli describe-enclaves)"
-    end web
+    step "a plain member of de runs an enclave, sees it and ends it"
+    expect_exit 0 ali-enclaves-allocator status
+    ./tiny_image.py tiny.eif '{}' 0
+    member() { setpriv --reuid nobody --regid nogroup --groups de enclave-cli "$@"; }
+    member run-enclave --accel tcg --cpu-count 2 --memory 192 --eif-path "$PWD/tiny.eif" --enclave-name web >run.json
+    expect_equal '[2, 3]' "$(part CPUIDs <run.json)" "CPUs"
+    expect_equal RUNNING "$(member describe-enclaves | part 0.State)" "state"
+    member terminate-enclave --enclave-id "$(part EnclaveID <run.json)" >ended.json
+    expect_equal true "$(part Terminated <ended.json)" "ended"
     expect_whole
 
     step "the edit is the one thing that differs from what was installed"
