@@ -46,14 +46,16 @@ expect_enclave "after the upgrade"
 
 step "a ledger of a later format: no way back, and nothing is changed"
 systemctl stop $UNIT
-sed -i 's/^ "version": 1$/ "version": 2/' $LEDGER
+format=$(sed -n 's/^ "version": \([0-9]*\)$/\1/p' $LEDGER)
+later=$((format + 1))
+sed -i "s/^ \"version\": $format\$/ \"version\": $later/" $LEDGER
 expect_exit 1 put_in "$THIS"
-expect_in "cannot go back to this version: $LEDGER has format 2, and this version understands 1" "$said"
+expect_in "cannot go back to this version: $LEDGER has format $later, and this version understands $format" "$said"
 expect_equal "$old+next" "$(version)" "version"
 expect_enclave "after the refusal"
 
 step "one of this format: the way back is open"
-sed -i 's/^ "version": 2$/ "version": 1/' $LEDGER
+sed -i "s/^ \"version\": $later\$/ \"version\": $format/" $LEDGER
 put_in "$THIS"
 expect_equal "$old" "$(version)" "version"
 expect_enclave "after the downgrade"
