@@ -13,7 +13,7 @@ demo: hello-small-eif ## Show the main job, end to end, in a throw-away guest
 	tests/vm/run --file build/hello-small.eif --file tests/vm/scripts/vsock_echo.py tests/vm/demo.sh
 
 test: setup lint ## Run all checks and all rings of tests, two guests at once
-	$(VENV)/pytest --numprocesses 2 --dist loadgroup --durations 25 --junitxml build/tests.xml
+	$(VENV)/pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder --durations 25 --junitxml build/tests.xml
 
 lint: setup ## Check types, style and the shell scripts
 	$(VENV)/mypy

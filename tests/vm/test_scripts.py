@@ -60,7 +60,6 @@ RING = (
             "lease_offline.sh",
             "lease_online.sh",
             "leased_cores.sh",
-            "lease_cycles.sh",
             "lease_holders.sh",
             "enclave_launches.sh",
             "enclave.sh",
@@ -70,6 +69,7 @@ RING = (
             "upgrade.sh rpm",
         ),
     ),
+    Part("cycles", Machine(), ("lease_cycles.sh",)),
     Part(
         "kernel-6.1",
         Machine(kernel="6.1"),

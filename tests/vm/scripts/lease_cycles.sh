@@ -4,7 +4,7 @@ source ./lib.sh
 source ./lease_lib.sh
 
 clients=8
-cycles=${1:-120}
+cycles=${1:-1000}
 seed=${2:-$RANDOM}
 before=$(snapshot)
 write_yaml "memory_mib: 48" "cpu_pool: 2-7" "max_enclaves: 3"
@@ -38,7 +38,7 @@ set_pages 0 $(($(counter 0 nr_hugepages) + 10))
 python3 hugepages.py spin spun 1 &
 thief=$!
 expect_within 60 grep -qx spinning spun
-python3 cycles.py 2 "$((cycles / 8))" "$seed" 8
+python3 cycles.py 2 "$((cycles / 10))" "$seed" 8
 kill $thief
 wait $thief || true
 echo "the thief took $(grep -c took spun || true) pages for a moment"
