@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ali_enclaves_allocator.change.displaced import tell_displaced
 from ali_enclaves_allocator.change.ledger import Ledger
-from ali_enclaves_allocator.change.steps import DissolveSlice, SetCpu, SetCpusets
+from ali_enclaves_allocator.change.steps import DissolveSlice, SetBank, SetCpu, SetCpusets
 from ali_enclaves_allocator.kernel.doors import Kernel
 from ali_enclaves_allocator.model.errors import AllocatorError, KernelRefused
 from ali_enclaves_allocator.model.pool import Bank, Lease, Pool, cpusets_with
@@ -67,6 +67,7 @@ def take_back(lease: Lease, kernel: Kernel, ledger: Ledger) -> None:
             _shrink_partition(rest, kernel)
         bank = _bank(ledger.record.pool, lease)
         kernel.banks.settle(bank, rest.lent_pages(bank))
+        rest = _let_go(bank, rest, kernel)
         _return_cpus(lease, rest, kernel)
         _save(ledger, rest.noting(()))
     except (AllocatorError, OSError) as error:
@@ -149,6 +150,14 @@ def _return_cpus(lease: Lease, rest: Pool, kernel: Kernel) -> None:
     SetCpusets(cpusets_with(rest.cpusets, hosts), whole=True).apply(kernel)
     if hosts and lease.online and not rest.lent_cpus:
         DissolveSlice().apply(kernel)
+
+
+def _let_go(bank: Bank, rest: Pool, kernel: Kernel) -> Pool:
+    """Drop a bank that only leases kept where the pool's pages are not to be held. Return the pool without it."""
+    if rest.config is None or rest.config.hold_memory or bank in rest.leased_banks:
+        return rest
+    SetBank(bank, present=False).apply(kernel)
+    return replace(rest, banks=tuple(other for other in rest.banks if other != bank))
 
 
 def _set_cpus(cpus: Iterable[int], online: bool, kernel: Kernel) -> None:

@@ -296,6 +296,42 @@ def test_cores_grow_and_shrink_around_a_lease(boot: Boot) -> None:
     assert_goes_away(host)
 
 
+def test_pages_that_only_a_lease_kept_held_are_free_at_its_end(boot: Boot) -> None:
+    """`hold_memory: false` came while the lease lived; no restart is needed for the rest of it."""
+    host, lease = LENDINGS["online"].lent(boot)
+    host.configure(memory_mib=64, cpu_count=2, hold_memory=False)
+    host.start()
+    assert [bank.name for bank in host.record.pool.banks] == [lease.bank], "a leased bank cannot be cut"
+    host.take_back(lease)
+    assert host.record.pool.banks == ()
+    assert_stands(host, host.record.pool)
+    host.start()
+    assert host.done == [], "there is nothing left to do"
+    assert_goes_away(host)
+
+
+@each_death
+def test_a_death_while_pages_are_let_go_at_the_end_of_a_lease(die: Die, boot: Boot) -> None:
+    def loose() -> tuple[Host, Lease]:
+        host, lease = LENDINGS["online"].lent(boot)
+        host.configure(memory_mib=64, cpu_count=2, hold_memory=False)
+        host.start()
+        return host, lease
+
+    host, lease = loose()
+    host.take_back(lease)
+    pool = host.record.pool
+    for k in faults(host.done):
+        host, lease = loose()
+        host.simulation.kill(lease.holder.pid)
+        die(host.effects, k)
+        with suppress(Died):
+            host.take_back(lease)
+        host.start()
+        assert_stands(host, pool)
+        assert_goes_away(host)
+
+
 @pytest.mark.parametrize(
     "keys",
     [
