@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from ali_enclaves_allocator.change.difference import Change
 from ali_enclaves_allocator.change.ledger import Ledger, Phase
-from ali_enclaves_allocator.change.steps import AddPages, SetCpusets, Step
+from ali_enclaves_allocator.change.steps import AddPages, DissolveSlice, SetCpu, SetCpusets, Step
 from ali_enclaves_allocator.kernel.doors import Kernel
 from ali_enclaves_allocator.model.errors import AllocatorError, KernelRefused, NotGivenBack
 from ali_enclaves_allocator.model.pool import Pool, cpusets_with
@@ -133,11 +133,15 @@ def _give(kernel: Kernel, ledger: Ledger) -> None:
 def _run(steps: tuple[Step, ...], kernel: Kernel, ledger: Ledger) -> list[str]:
     """Carry out every step, failing ones too late to matter to the rest. Return why some failed.
 
-    What failed stays in the ledger, for the next start to try again.
+    What failed stays in the ledger, for the next start to try again; so does the slice of a CPU that could not come
+    online, which the host would miss for ever (`kernel/cpuset.py`).
     """
     left: list[Step] = []
     reasons = []
     for step in steps:
+        if isinstance(step, DissolveSlice) and any(isinstance(other, SetCpu) for other in left):
+            left.append(step)
+            continue
         log.debug("%s", step.describe())
         try:
             step.apply(kernel)

@@ -356,3 +356,18 @@ def test_what_was_refused_before_keeps_nothing_else_from_being_given_back(boot: 
     assert set(host.state.mounted) == {busy}
     host.give_back()
     host.assert_untouched()
+
+
+def test_a_cpu_that_cannot_come_online_keeps_the_slice_until_it_can(boot: Boot) -> None:
+    """The host would never run on a CPU again that is offline when its slice is dissolved (kernel/cpuset.py)."""
+    host = boot(ONE_NODE)
+    host.configure(memory_mib=64, cpu_count=2)
+    host.start()
+    host.take_back(host.lend(host.simulation.spawn(), online=True))
+    cpu = max(host.record.pool.cpus)
+    host.effects.fail(f"write 1 to devices/system/cpu/cpu{cpu}", errno.EIO)
+    with pytest.raises(NotGivenBack, match=f"CPU {cpu} online"):
+        host.give_back()
+    assert host.simulation.partition.cpus, "the slice is still there"
+    host.give_back()
+    host.assert_untouched()
