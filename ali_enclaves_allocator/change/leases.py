@@ -123,8 +123,9 @@ def is_settled(pool: Pool, kernel: Kernel) -> bool:
 def _mend(pool: Pool, kernel: Kernel) -> None:
     """Settle the banks, confine the CPUs that are lent, and start the scopes that a crash came before."""
     settle(pool, kernel)
-    if not pool.lent_cpus <= kernel.scopes.confined():
-        kernel.scopes.confine(pool.lent_cpus)
+    wanted = _set_apart(pool, kernel)
+    if not wanted <= kernel.scopes.confined():
+        kernel.scopes.confine(wanted)
     for lease in pool.leases:  # a process can be in the scope of one of its leases only
         if lease.granted and not any(kernel.scopes.stands(its) for its in pool.leases if its.holder == lease.holder):
             kernel.scopes.start(lease)
@@ -136,7 +137,7 @@ def _take_cpus(lease: Lease, pool: Pool, kernel: Kernel) -> None:
         tell_displaced(hosts, pool.offline_cpus | pool.lent_cpus, kernel)
         _set_cpus(hosts, False, kernel)
     if lease.online:
-        kernel.scopes.confine(pool.lent_cpus)
+        kernel.scopes.confine(_set_apart(pool, kernel) | lease.cpus)
         _set_cpus(lease.cpus, True, kernel)
 
 
@@ -167,12 +168,22 @@ def _set_cpus(cpus: Iterable[int], online: bool, kernel: Kernel) -> None:
 
 def _shrink_partition(rest: Pool, kernel: Kernel) -> None:
     """Take offline CPUs out of the partition. That another cgroup overlaps what stays in it is drift of that."""
+    stays = _set_apart(rest, kernel)
     try:
-        kernel.scopes.confine(rest.lent_cpus)
+        kernel.scopes.confine(stays)
     except OnlineImpossible as error:
-        if not rest.lent_cpus:
+        if not stays:
             raise
         log.warning("%s", error.what())
+
+
+def _set_apart(pool: Pool, kernel: Kernel) -> frozenset[int]:
+    """Return the CPUs that belong in the partition: of a lease whose end was interrupted, what it still has there.
+
+    The rest of those are the host's again, or will be: what is online must not enter.
+    """
+    granted = (lease.cpus for lease in pool.leases if lease.online and lease.granted)
+    return frozenset[int]().union(*granted) | pool.lent_cpus & kernel.scopes.cpus()
 
 
 def _taken_back(lease: Lease, kernel: Kernel, ledger: Ledger) -> str:

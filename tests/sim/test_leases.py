@@ -266,6 +266,39 @@ def test_a_death_while_sweeping_several(die: Die, boot: Boot) -> None:
         assert_goes_away(host)
 
 
+@each_death
+def test_cpus_that_the_host_has_again_are_not_lent_to_nobody(die: Die, boot: Boot) -> None:
+    """One lease's end dies when its CPUs are the host's already; the end of another must not set them apart again."""
+
+    def orphans() -> Host:
+        host = boot(ONE_NODE)
+        host.configure(memory_mib=64, cpu_count=4, max_enclaves=2, offline="leased")
+        host.start()
+        for _ in range(2):
+            host.lend(host.simulation.spawn(), online=True)
+        for lease in host.record.pool.leases:
+            host.simulation.kill(lease.holder.pid)
+        host.effects.watch = lambda: assert_confined_is_no_hosts(host)
+        return host
+
+    host = orphans()
+    host.start()
+    pool = host.record.pool
+    for k in faults(host.done):
+        host = orphans()
+        die(host.effects, k)
+        with suppress(Died):
+            host.start()
+        host.start()
+        assert_stands(host, pool)
+        assert_goes_away(host)
+
+
+def assert_confined_is_no_hosts(host: Host) -> None:
+    """Check that the partition has CPUs of leases only."""
+    assert host.simulation.partition.cpus <= host.record.pool.lent_cpus or not host.simulation.partition.isolated
+
+
 def test_one_lease_that_cannot_be_taken_back_keeps_nobody_waiting(boot: Boot, caplog: pytest.LogCaptureFixture) -> None:
     host, lease = LENDINGS["beside another"].lent(boot)
     other = next(entry for entry in host.record.pool.leases if entry.id != lease.id)
