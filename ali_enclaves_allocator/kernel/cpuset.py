@@ -109,7 +109,7 @@ class LinuxScopes:
 
     def stands(self, lease: Lease) -> bool:
         """Tell whether the lease's scope exists."""
-        return _cgroup(lease).exists() if _is_unified() else _is_loaded(lease)
+        return _cgroup(lease).exists() if _is_unified() else _is_active(lease)
 
     def give_back_after(self, lease: Lease) -> None:
         """Start the unit that is bound to the scope: what ends it gives back. One that is started stays."""
@@ -186,12 +186,15 @@ def _cgroup(lease: Lease) -> Path:
 
 def _is_populated(lease: Lease) -> bool:
     """Tell whether a task is left in the scope; a zombie is none ("cgroup.events" in cgroup-v2.rst)."""
-    return "populated 1" in _read(_cgroup(lease) / "cgroup.events") if _is_unified() else _is_loaded(lease)
+    return "populated 1" in _read(_cgroup(lease) / "cgroup.events") if _is_unified() else _is_active(lease)
 
 
-def _is_loaded(lease: Lease) -> bool:
-    """Tell whether systemd knows the scope."""
-    return systemd("systemctl", "show", "--property=LoadState", "--value", _scope(lease)).strip() != "not-found"
+def _is_active(lease: Lease) -> bool:
+    """Tell whether systemd has the scope.
+
+    One that ended stays loaded while what gives back after it is bound to it: to stop it again from there never ends.
+    """
+    return systemd("systemctl", "show", "--property=ActiveState", "--value", _scope(lease)).strip() != "inactive"
 
 
 def _mask(lent: frozenset[int]) -> list[str]:

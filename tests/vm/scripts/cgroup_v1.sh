@@ -44,6 +44,16 @@ expect_equal '[2, 3]' "$(lease cpus)" "CPUs"
 murder web
 expect_whole
 
+step "one that outlives the service is given back when it ends, by nobody but what waits for it"
+take web 2 192
+systemctl stop $UNIT
+expect_equal 0-1,4-7 "$(<$CPU/online)" "online CPUs beside the lease"
+murder web
+expect_within 30 test ! -e $LEDGER
+expect_machine "$before" "after the lease"
+expect_cpusets 0-7 2-3 2-3 "after the lease"
+start
+
 step "an online lease is refused, and nothing is changed"
 expect_exit 1 python3 holder.py --online 2 64 </dev/null
 expect_in OnlineImpossible "$said"
