@@ -133,13 +133,13 @@ def _give(kernel: Kernel, ledger: Ledger) -> None:
 def _run(steps: tuple[Step, ...], kernel: Kernel, ledger: Ledger) -> list[str]:
     """Carry out every step, failing ones too late to matter to the rest. Return why some failed.
 
-    What failed stays in the ledger, for the next start to try again; so does the slice of a CPU that could not come
-    online, which the host would miss for ever (`kernel/cpuset.py`).
+    What failed stays in the ledger, for the next start to try again; so does what waits for a CPU that could not come
+    online: without its slice the host would miss it for ever (`kernel/cpuset.py`), and no cpuset takes it yet.
     """
     left: list[Step] = []
     reasons = []
     for step in steps:
-        if isinstance(step, DissolveSlice) and any(isinstance(other, SetCpu) for other in left):
+        if isinstance(step, DissolveSlice | SetCpusets) and any(isinstance(other, SetCpu) for other in left):
             left.append(step)
             continue
         log.debug("%s", step.describe())

@@ -9,6 +9,7 @@ import pytest
 
 from ali_enclaves_allocator.kernel.cgroup1 import LinuxCpusets
 from ali_enclaves_allocator.kernel.cpuset import _is_in
+from ali_enclaves_allocator.model.errors import NotGivenBack
 from ali_enclaves_allocator.model.events import CPUSET_CUT
 from ali_enclaves_allocator.model.pool import Cpuset, cpusets_with
 from tests.conftest import Boot
@@ -163,12 +164,18 @@ def test_what_the_kernel_refuses_is_named_and_keeps_nothing_else(host: Host, cap
     assert not (host.directory / "ledger.json").exists(), "and it is not tried again"
 
 
-def test_a_cpu_that_does_not_come_back_is_named(host: Host, caplog: pytest.LogCaptureFixture) -> None:
-    host.simulation.unplug(11)
-    host.simulation.plug(11)
+def test_they_wait_for_a_cpu_that_cannot_come_online_until_it_can(host: Host, caplog: pytest.LogCaptureFixture) -> None:
     host.effects.fail("write 1 to devices/system/cpu/cpu11", errno.EIO)
-    with pytest.raises(Exception, match="CPU 11"):
+    with pytest.raises(NotGivenBack, match="CPU 11"):
         host.give_back()
+    host.give_back()
+    assert host.simulation.cpusets == CGROUP_V1.cpusets
+    assert cut(caplog) == []
+
+
+def test_a_cpu_that_others_take_as_soon_as_it_is_back_is_named(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    host.effects.watch = lambda: host.simulation.online.discard(11)
+    host.give_back()
     assert "cpuset docker/of-the-pool does not get CPU 11 back: offline" in cut(caplog)
     assert host.simulation.cpusets["docker/of-the-pool"] == {3}
 
