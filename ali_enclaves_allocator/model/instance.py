@@ -1,11 +1,15 @@
 """What kind of machine this is, and what the vendor's documents say about enclaves on it. Pure: advice, no rule."""
 
+import re
 from dataclasses import dataclass
 
 from ali_enclaves_allocator.model.cpus import counted
 
 LEAST_CPUS = 4
 """The documented minimum of an instance that can have an enclave."""
+
+SECURITY_ENHANCED = re.compile(r"ecs\.[a-z]+[0-9]+[a-z]*t\.")
+"""Types of the families that the vendor's page on Enclave was written for: their names end in t, for trusted."""
 
 VENDOR = "Alibaba Cloud"
 """How the firmware of an ECS instance names its vendor."""
@@ -36,6 +40,9 @@ def remarks(instance: Instance, cpu_count: int) -> tuple[str, ...]:
         said.append(f"not an instance of {VENDOR}: enclaves run as virtual machines of this host's own")
     elif not instance.type:
         said.append("the instance type cannot be read without network: whether it offers enclaves is not checked")
-    else:
-        said.append(f"whether the family of {instance.type} offers enclaves is not checked: see the vendor's list")
+    elif not SECURITY_ENHANCED.match(instance.type):
+        said.append(
+            f"{instance.type} is of no security-enhanced family (such as g7t), for which enclaves are documented; "
+            "its page tells of others"
+        )
     return tuple(said)

@@ -1,6 +1,7 @@
 """What is told of the machine itself: as much as can be read, whatever is there."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +59,15 @@ def test_what_cannot_be_read_is_empty(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("instance", "cpu_count", "told"),
     [
-        (ECS, 4, ["whether the family of ecs.g7t.xlarge offers enclaves is not checked: see the vendor's list"]),
+        (ECS, 4, []),
+        (ECS, 2, ["the machine has 2 CPUs; the documented minimum for an enclave is 4"]),
+        (replace(ECS, type="ecs.c8it.large"), 4, []),
         (
-            ECS,
-            2,
+            replace(ECS, type="ecs.g7.xlarge"),
+            4,
             [
-                "the machine has 2 CPUs; the documented minimum for an enclave is 4",
-                "whether the family of ecs.g7t.xlarge offers enclaves is not checked: see the vendor's list",
+                "ecs.g7.xlarge is of no security-enhanced family (such as g7t), for which enclaves are documented; "
+                "its page tells of others"
             ],
         ),
         (
@@ -87,8 +90,8 @@ def test_check_tells_the_instance_and_fails_for_none_of_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cli, "_propose", lambda _: Change(Pool()))
-    monkeypatch.setattr(door, "read_instance", lambda: ECS)
+    monkeypatch.setattr(door, "read_instance", lambda: replace(ECS, type="ecs.t6-c1m1.large"))
     assert cli.main(["check", "allocator.yaml"]) == 0
     out = capsys.readouterr().out
-    assert "instance: Alibaba Cloud, Alibaba Cloud ECS, ecs.g7t.xlarge\n" in out
-    assert "  whether the family of ecs.g7t.xlarge offers enclaves is not checked" in out
+    assert "instance: Alibaba Cloud, Alibaba Cloud ECS, ecs.t6-c1m1.large\n" in out
+    assert "  ecs.t6-c1m1.large is of no security-enhanced family" in out

@@ -9,6 +9,8 @@ expect_equal disabled "$(unit UnitFileState)" "enablement"
 step "systemctl enable"
 expect_exit 0 systemctl enable $UNIT
 expect_exit 0 systemctl is-enabled $UNIT
+for later in docker.service kubelet.service multi-user.target; do expect_in " $later " " $(unit Before) "; done
+expect_in " systemd-modules-load.service " " $(unit After) "
 expect_exit 0 systemctl disable $UNIT
 
 step "check"
