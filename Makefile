@@ -2,8 +2,10 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 VENV := .venv/bin
+STEPS := 100000
+FUZZ_SECONDS := 1800
 
-.PHONY: help setup deb rpm hello-eif hello-small-eif demo docs test lint clean
+.PHONY: help setup deb rpm hello-eif hello-small-eif demo docs test soak lint clean
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
@@ -14,6 +16,10 @@ demo: hello-small-eif ## Show the main job, end to end, in a throw-away guest
 
 test: setup lint ## Run all checks and all rings of tests, two guests at once
 	$(VENV)/pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder --durations 25 --junitxml build/tests.xml
+
+soak: setup .venv/soak ## Search for what breaks a promise, some hours; STEPS and FUZZ_SECONDS bound it
+	$(VENV)/python -m tests.soak --steps $(STEPS)
+	for reader in frames yaml image; do $(VENV)/python -m tests.soak.fuzz $$reader --seconds $(FUZZ_SECONDS); done
 
 lint: setup ## Check types, style and the shell scripts
 	$(VENV)/mypy
@@ -44,4 +50,8 @@ clean: ## Remove everything that was built, the guest image too
 	$(VENV)/pip install --quiet --require-hashes --requirement packaging/requirements.txt
 	$(VENV)/pip install --quiet --requirement tests/requirements.txt
 	$(VENV)/pip install --quiet --no-deps --editable .
+	touch $@
+
+.venv/soak: .venv/ready tests/soak-requirements.txt
+	$(VENV)/pip install --quiet --requirement tests/soak-requirements.txt
 	touch $@

@@ -61,6 +61,33 @@ def test_cut_at_any_byte_it_is_refused(half_way: Host) -> None:
     assert_refused(half_way, "Invalid JSON")
 
 
+def test_with_zeros_from_any_byte_on_it_is_refused(half_way: Host) -> None:
+    """As a file system may leave what was not yet on the disk; so does one that ends in more than was written."""
+    path = ledger_of(half_way)
+    text = path.read_bytes()
+    for length in range(len(text)):
+        path.write_bytes(text[:length].ljust(len(text), b"\0"))
+        with pytest.raises(LedgerUnreadable):
+            read(path, BOOT_ID)
+    for tail in (b"\0", b"\n", text, text[:1]):
+        path.write_bytes(text + tail)
+        with pytest.raises(LedgerUnreadable):
+            read(path, BOOT_ID)
+
+
+def test_a_draft_cut_at_any_byte_counts_for_nothing(half_way: Host) -> None:
+    """Whole or not, what is not in its place was never written: its change has not begun."""
+    record, draft = half_way.record, half_way.directory / "ledger.new"
+    newer = ledger_of(half_way).read_bytes().replace(b'"taking"', b'"giving"')
+    for length in range(len(newer) + 1):
+        draft.write_bytes(newer[:length])
+        ledger = Ledger(half_way.directory, BOOT_ID)
+        ledger.open()
+        assert ledger.record == record
+        ledger.close()
+        assert not draft.exists()
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -1,0 +1,36 @@
+"""Walk for long: `python -m tests.soak --steps 100000 --seed 1`. The seed of a failure is printed first."""
+
+import argparse
+import random
+
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.soak.machine import STEPS, Walk
+
+
+def main() -> None:
+    """Walk so many steps, or until something is found; with `--shrink`, until the walk to it is short."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
+    parser.add_argument("--shrink", action="store_true", help="shorten what is found, which takes minutes")
+    arguments = parser.parse_args()
+    print(f"walk {arguments.steps} steps: seed {arguments.seed}", flush=True)
+    run_state_machine_as_test(
+        seed(arguments.seed)(Walk),
+        settings=settings(
+            max_examples=arguments.steps // STEPS,
+            stateful_step_count=STEPS,
+            database=None,
+            report_multiple_bugs=False,
+            phases=[Phase.generate, *([Phase.shrink] if arguments.shrink else [])],
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+    print("nothing was lost", flush=True)
+
+
+if __name__ == "__main__":
+    main()
