@@ -9,7 +9,15 @@ from dataclasses import replace
 
 from ali_enclaves_allocator.change.difference import Change
 from ali_enclaves_allocator.change.ledger import Ledger, Phase
-from ali_enclaves_allocator.change.steps import AddPages, DissolveSlice, SetCpu, SetCpusets, Step
+from ali_enclaves_allocator.change.steps import (
+    AddPages,
+    DissolveSlice,
+    SetBank,
+    SetCpu,
+    SetCpusets,
+    SetDriverCpus,
+    Step,
+)
 from ali_enclaves_allocator.kernel.doors import Kernel
 from ali_enclaves_allocator.model.errors import AllocatorError, KernelRefused, NotGivenBack
 from ali_enclaves_allocator.model.pool import Pool, cpusets_with
@@ -54,7 +62,7 @@ def recover(kernel: Kernel, ledger: Ledger) -> str:
         NotGivenBack: some of it is still refused by the kernel; the ledger keeps those steps.
     """
     if ledger.record.phase == "taking":
-        left = _unwind(kernel, ledger)
+        left, _ = _unwind(kernel, ledger)
         if left:
             raise NotGivenBack(left, "all of an interrupted change")
         return "an interrupted change was found and undone"
@@ -108,13 +116,13 @@ def _record(ledger: Ledger, pool: Pool, phase: Phase, steps: tuple[Step, ...]) -
 def _take_back(error: Exception, kernel: Kernel, ledger: Ledger) -> None:
     """Undo a change that failed, and let its error say what became of that."""
     taken = ledger.record.phase == "taking"
-    left = _unwind(kernel, ledger)
+    left, missing = _unwind(kernel, ledger)
     if isinstance(error, AllocatorError) and taken:
-        error.outcome = f"could not undo: {'; '.join(left)}" if left else "all changes undone"
+        error.outcome = f"could not undo: {'; '.join(left + missing)}" if left or missing else "all changes undone"
 
 
-def _unwind(kernel: Kernel, ledger: Ledger) -> list[str]:
-    """Take back the steps that the ledger records. Return why some could not be."""
+def _unwind(kernel: Kernel, ledger: Ledger) -> tuple[list[str], list[str]]:
+    """Take back the steps that the ledger records. Return why some could not be, as `_run` does."""
     taken = ledger.record.steps if ledger.record.phase == "taking" else ()
     back = tuple(step.inverse(kernel) for step in reversed(taken))
     try:
@@ -126,18 +134,21 @@ def _unwind(kernel: Kernel, ledger: Ledger) -> list[str]:
 
 def _give(kernel: Kernel, ledger: Ledger) -> None:
     """Carry out the give-back that the ledger records."""
-    if left := _run(ledger.record.steps, kernel, ledger):
+    left, _ = _run(ledger.record.steps, kernel, ledger)
+    if left:
         raise NotGivenBack(left, "all that the pool no longer needs")
 
 
-def _run(steps: tuple[Step, ...], kernel: Kernel, ledger: Ledger) -> list[str]:
+def _run(steps: tuple[Step, ...], kernel: Kernel, ledger: Ledger) -> tuple[list[str], list[str]]:
     """Carry out every step, failing ones too late to matter to the rest. Return why some failed.
 
-    What failed stays in the ledger, for the next start to try again; so does what waits for a CPU that could not come
-    online: without its slice the host would miss it for ever (`kernel/cpuset.py`), and no cpuset takes it yet.
+    What could not be given back stays in the ledger, for the next start to try again; so does what waits for a CPU that
+    could not come online: without its slice the host would miss it for ever (`kernel/cpuset.py`), and no cpuset takes it
+    yet. What could not be restored, told second, does not: it is drift, which a start mends with what is there then,
+    and a stop need not.
     """
     left: list[Step] = []
-    reasons = []
+    reasons, missing = list[str](), list[str]()
     for step in steps:
         if isinstance(step, DissolveSlice | SetCpusets) and any(isinstance(other, SetCpu) for other in left):
             left.append(step)
@@ -146,10 +157,24 @@ def _run(steps: tuple[Step, ...], kernel: Kernel, ledger: Ledger) -> list[str]:
         try:
             step.apply(kernel)
         except AllocatorError as error:
-            left.append(step)
-            reasons.append(error.what())
+            if _restores(step):
+                log.warning("cannot restore the former pool: %s", error.what())
+                missing.append(error.what())
+            else:
+                left.append(step)
+                reasons.append(error.what())
     try:
         ledger.save(phase="giving" if left else "idle", steps=tuple(left))
     except OSError as error:
         log.warning("cannot write the ledger: %s; the next start repeats the give-back", error.strerror)
-    return reasons
+    return reasons, missing
+
+
+def _restores(step: Step) -> bool:
+    """Tell whether a step on the way back takes from the host again, for the pool that stood before."""
+    match step:
+        case SetBank(present=True) | SetCpu(online=False):
+            return True
+        case SetDriverCpus():
+            return bool(step.cpus)
+    return False

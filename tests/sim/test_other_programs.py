@@ -275,3 +275,50 @@ def test_a_smaller_pool_is_undone_although_others_made_surplus_pages(boot: Boot)
         host.start()
     assert refused.value.outcome == "all changes undone"
     assert (host.state, host.record.pool) == (state, former)
+
+
+def with_a_failed_undo(boot: Boot) -> Host:
+    """Return a host whose smaller pool was refused, and some of whose former pages a thief took in the undo."""
+    host = boot(ONE_NODE)
+    host.settle()
+    host.configure(**SMALL)
+    host.start()
+    host.configure(memory_mib=48, cpu_count=4)
+    host.simulation.deadline_task(4)
+    host.effects.after("unmount bank1", thief(host, 5))
+    with pytest.raises(CpuRefused) as refused:
+        host.start()
+    assert refused.value.outcome == "could not undo: cannot hold the pool's pages: got 27 of 32 2M pages on node 0"
+    host.simulation.tasks.clear()
+    return host
+
+
+def test_what_a_thief_took_in_an_undo_is_drift_that_a_start_mends(boot: Boot) -> None:
+    """The thief keeps it; others are asked for instead."""
+    host = with_a_failed_undo(boot)
+    pool = host.record.pool
+    assert [entry.what for entry in drift(pool, host.simulation.kernel.sight(pool))] == ["bank bank0"]
+    host.start()
+    pool = host.record.pool
+    assert (len(pool.cpus), pool.memory_mib, drift(pool, host.simulation.kernel.sight(pool))) == (4, 48, ())
+    host.give_back()
+    host.simulation.release(0, 5)
+    host.assert_untouched()
+
+
+def test_what_a_thief_took_in_an_undo_keeps_no_later_start_away(boot: Boot) -> None:
+    """A stop owes the former pool nothing; a bank of it that the next start insisted on could never be had."""
+    host = with_a_failed_undo(boot)
+    host.give_back()
+    host.simulation.release(0, 5)
+    host.assert_untouched()
+    host.start()
+    host.assert_pool_stands()
+
+
+def test_a_bank_that_an_undo_restores_too_late_is_nobodys(boot: Boot) -> None:
+    """The thief is gone between the first and the second attempt of a stop: nothing is held for no pool."""
+    host = with_a_failed_undo(boot)
+    host.effects.before("ledger giving", lambda: host.simulation.release(0, 5))
+    host.give_back()
+    host.assert_untouched()
