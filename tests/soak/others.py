@@ -64,6 +64,8 @@ class Others:
     def steal(self, key: Key, count: int) -> None:
         """Take pages where the allocator has some in its hands."""
         self.stolen[key] = self.stolen.get(key, 0) + self.simulation.use(key[0], count, key[1])
+        if len(self.alone.memory) > 1:  # they may be surplus, which keeps pages as above
+            self.blurred |= {(node, key[1]) for node in self.alone.memory}
 
     def return_stolen(self) -> None:
         """Free them."""
