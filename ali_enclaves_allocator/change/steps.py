@@ -43,9 +43,14 @@ class SetCpu:
     def apply(self, kernel: Kernel) -> None:
         """Write `cpuN/online`. A CPU that was unplugged meanwhile need not come back.
 
+        Nor is one brought up that the driver `nitro_enclaves` has, and perhaps an enclave: the driver does that
+        itself when it gives the CPU up.
+
         Raises:
             CpuRefused: the kernel refused, as it does with EBUSY when the deadline tasks would no longer fit.
         """
+        if self.online and self.cpu in (kernel.sysfs.driver_cpus() or ()):
+            return
         try:
             kernel.sysfs.set_online(self.cpu, self.online)
         except OSError as error:

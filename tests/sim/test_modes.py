@@ -5,10 +5,11 @@ import pytest
 from ali_enclaves_allocator.model.config import ConfigInvalid
 from ali_enclaves_allocator.model.errors import CpuRefused, DriverRefused, LeaseInTheWay, NotGivenBack
 from ali_enclaves_allocator.model.events import TASK_DISPLACED
-from ali_enclaves_allocator.model.pool import drift
+from ali_enclaves_allocator.model.pool import Pool, drift
 from ali_enclaves_allocator.model.refusals import LeasesDisabled
 from tests.conftest import Boot
 from tests.machines import DUAL_SOCKET_HT, GUEST_2X2X2
+from tests.sim.effects import Died
 from tests.sim.host import Host
 from tests.sim.scenarios import DRIVER, LARGE, LEASED, LOOSE, SCENARIOS, SMALL
 from tests.sim.test_daemon import get_pool, run, running
@@ -160,6 +161,31 @@ def test_while_an_enclave_runs_the_driver_keeps_its_cpus(boot: Boot) -> None:
     host.simulation.driver.enclave_runs = False
     host.give_back()
     host.assert_untouched()
+
+
+@pytest.mark.parametrize("death", ["", "write  to module"])
+def test_cpus_of_a_running_enclave_are_not_brought_online(death: str, boot: Boot) -> None:
+    """That the driver gives none up undoes what was meant to follow, and finds them offline: by its doing."""
+    host = SCENARIOS["from the driver"].prepare(boot)
+    former, state = host.record.pool, host.state
+    host.simulation.driver.enclave_runs = True
+    host.effects.watch = lambda: assert_offline(host, former)
+    if death:
+        host.effects.die_before(death)
+    with pytest.raises(Died if death else DriverRefused) as refused:
+        host.start()
+    host.recover()
+    assert death or refused.value.outcome == "all changes undone"
+    assert (host.state, host.record.pool) == (state, former)
+    host.simulation.driver.enclave_runs = False
+    host.start()
+    host.assert_pool_stands()
+    assert host.record.pool.driver_cpus == frozenset()
+
+
+def assert_offline(host: Host, pool: Pool) -> None:
+    """Check that no CPU of a driver with a running enclave is online."""
+    assert not host.simulation.driver.enclave_runs or not pool.driver_cpus & host.simulation.online
 
 
 def test_what_the_driver_refuses_leaves_it_what_it_had(boot: Boot) -> None:

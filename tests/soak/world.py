@@ -46,7 +46,7 @@ class World(Stage):
         assert self.pool.config == config
         assert self.pool.memory_mib >= config.memory_mib
         assert len(self.pool.cpus) == len(config.cpu_pool or ()) or len(self.pool.cpus) == config.cpu_count
-        assert all(lease.granted for lease in self.pool.leases) or not calm
+        assert self.troubled or self.simulation.tasks or all(lease.granted for lease in self.pool.leases)
         if calm and not self.simulation.siblings and not self._lacks_a_bank():
             assert self.drift == (), self.drift
 
@@ -149,6 +149,7 @@ class World(Stage):
         simulation = self.simulation
         assert min(simulation.machine.cpus) in simulation.hosts_cpus(), "the host keeps the core of CPU 0"
         assert not simulation.lost
+        assert not simulation.driver.cpus & simulation.online, "a CPU that the driver may have given an enclave"
         for name, mount in simulation.mounts.items():
             assert mount.used <= mount.size, name
             assert len({node for file in mount.files.values() for node in file}) <= 1, "pages of another node"
