@@ -142,10 +142,10 @@ def _give(kernel: Kernel, ledger: Ledger) -> None:
 def _run(steps: tuple[Step, ...], kernel: Kernel, ledger: Ledger) -> tuple[list[str], list[str]]:
     """Carry out every step, failing ones too late to matter to the rest. Return why some failed.
 
-    What could not be given back stays in the ledger, for the next start to try again; so does what waits for a CPU that
-    could not come online: without its slice the host would miss it for ever (`kernel/cpuset.py`), and no cpuset takes it
-    yet. What could not be restored, told second, does not: it is drift, which a start mends with what is there then,
-    and a stop need not.
+    What could not be given back stays in the ledger, for the next start to try again; so does what waits for a CPU
+    that could not come online: without its slice the host would miss it for ever (`kernel/cpuset.py`), and no cpuset
+    takes it yet. What could not be restored, told second, does not: it is drift, which a start mends with what is
+    there then, and a stop need not.
     """
     left: list[Step] = []
     reasons, missing = list[str](), list[str]()
