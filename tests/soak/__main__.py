@@ -17,19 +17,26 @@ def main() -> None:
     parser.add_argument("--shrink", action="store_true", help="shorten what is found, which takes minutes")
     arguments = parser.parse_args()
     print(f"walk {arguments.steps} steps: seed {arguments.seed}", flush=True)
+    while (left := arguments.steps - Walk.taken) > 0:  # a walk may be shorter than it could be
+        walk(arguments.seed, -(-left // STEPS), arguments.shrink)
+        arguments.seed += 1
+    print(f"{Walk.taken} steps, and nothing was lost", flush=True)
+
+
+def walk(number: int, walks: int, shrink: bool) -> None:
+    """Walk so many times, as the seed has it."""
     run_state_machine_as_test(
-        seed(arguments.seed)(Walk),
+        seed(number)(Walk),
         settings=settings(
-            max_examples=arguments.steps // STEPS,
+            max_examples=walks,
             stateful_step_count=STEPS,
             database=None,
             report_multiple_bugs=False,
-            phases=[Phase.generate, *([Phase.shrink] if arguments.shrink else [])],
+            phases=[Phase.generate, *([Phase.shrink] if shrink else [])],
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )
-    print("nothing was lost", flush=True)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -84,6 +84,8 @@ class Walk(RuleBasedStateMachine):
     """One host, from its boot to the end of everything on it."""
 
     world: World
+    taken: ClassVar[int] = 0
+    """The steps of all walks so far."""
 
     @initialize(machine=st.sampled_from(MACHINES), crowded=st.booleans(), config=configs)
     def boot(self, machine: str, crowded: bool, config: dict[str, Any]) -> None:
@@ -106,6 +108,7 @@ class Walk(RuleBasedStateMachine):
     @invariant()
     def holds(self) -> None:
         if hasattr(self, "world"):
+            Walk.taken += 1
             self.world.check()
 
     @rule(config=configs)
