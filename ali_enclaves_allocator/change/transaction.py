@@ -38,7 +38,8 @@ def carry_out(change: Change, kernel: Kernel, ledger: Ledger) -> None:
     """
     former = ledger.record.pool
     left = ledger.record.steps if ledger.record.phase == "giving" else ()
-    assert not (left and change.take), "what is left is given back before anything is taken"
+    if left and change.take:  # it is done, or we would not be here, but the ledger could not be told
+        raise KernelRefused("write the ledger", "it still names an earlier give-back")
     change = _with_cpusets(_decided(change, kernel), kernel, former)
     try:
         if change.take:

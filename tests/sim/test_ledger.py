@@ -213,6 +213,23 @@ def test_with_no_room_the_pool_can_still_be_given_back(boot: Boot) -> None:
     assert host.record.pool == Pool()
 
 
+def test_with_no_room_to_note_a_give_back_nothing_is_taken(boot: Boot) -> None:
+    """The rest of an earlier give-back is done, but the ledger cannot be told; so it can be told nothing else."""
+    host = SCENARIOS["shrink"].prepare(boot)
+    host.effects.die_after("ledger giving")
+    with pytest.raises(Died):
+        host.start()
+    host.configure(**LARGE)
+    host.effects.fail("ledger", errno.ENOSPC)
+    with pytest.raises(KernelRefused) as refused:
+        host.start()
+    assert str(refused.value) == "cannot write the ledger: it still names an earlier give-back; nothing was changed"
+    host.start()
+    host.assert_pool_stands()
+    host.give_back()
+    host.assert_untouched()
+
+
 def test_a_damaged_file_costs_nothing_even_with_a_damaged_configuration(half_way: Host) -> None:
     half_way.config_path.write_text("memory_mib: two\n")
     ledger_of(half_way).write_text("{")
