@@ -36,9 +36,11 @@ class _Memory:
 def difference(pool: Pool, sight: Sight, plan: Plan, config: Config | None) -> Change:
     """Return the steps from `pool`, as far as it still stands in `sight`, to `plan`: the difference and no more.
 
-    Memory is taken first and CPUs last; what is no longer wanted is given back, in the opposite order, only when
-    the new pool stands. One exception: where a node both drops a bank and needs a new one, the drop comes first
-    and the new bank reuses its pages, so that a smaller pool never needs more memory on the way.
+    Memory is taken first and CPUs last; what is no longer wanted is given back, CPUs first, only when the new pool
+    stands. Pages are given back while a bank still has them: while others use more surplus pages than there are idle
+    ones, the kernel keeps what is free then, as surplus (`min_count` of `set_max_huge_pages`, mm/hugetlb.c), but a
+    surplus page that is freed is gone. One exception: where a node both drops a bank and needs a new one, the drop
+    comes first and the new bank reuses its pages, so that a smaller pool never needs more memory on the way.
     """
     names = _free_names(pool)
     wanted = {(node, plan.page_kib): pages for node, pages in plan.pages.items() if pages}
@@ -57,7 +59,7 @@ def difference(pool: Pool, sight: Sight, plan: Plan, config: Config | None) -> C
     return Change(
         pool=after,
         take=(*_all(memory, "raises"), *_all(memory, "banks"), *cpus.take),
-        give=(*cpus.give, *_all(memory, "drops"), *_all(memory, "lowers")),
+        give=(*cpus.give, *_all(memory, "lowers"), *_all(memory, "drops")),
     )
 
 

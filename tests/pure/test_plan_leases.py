@@ -193,8 +193,8 @@ def sight(pages: int, offline: tuple[int, ...] = (), free: int = 0, **held: int)
             [
                 "take CPU 6 online",
                 "take CPU 7 online",
-                "drop 16×2M on node 0 in bank1",
                 "give back 16×2M pages on node 0",
+                "drop 16×2M on node 0 in bank1",
             ],
             [32],
             id="give back all but the lease",

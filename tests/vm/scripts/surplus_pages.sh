@@ -52,6 +52,14 @@ stop
 expect_pages 60 40 "after stop"
 expect_equal "${found%%$'\n'*}" "online $(<$CPU/online)" "online CPUs after stop"
 
+step "while others use surplus pages on one node, stop gives all back that the pool had on another"
+with=$(snapshot)
+write_yaml "memory_mib: 64" "cpu_pool: 6-7"
+start
+expect_equal 32 "$(counter 1 nr_hugepages)" "pages of node 1"
+stop
+expect_machine "$with" "after stop"
+
 let_go
 expect_equal 20 "$(counter 0 nr_hugepages)" "pages of node 0 when nobody uses any"
 set_pages 0 0
