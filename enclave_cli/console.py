@@ -46,10 +46,14 @@ def _write(sock: socket.socket, path: str) -> None:
 def show(directory: str, out: int, alive: "Callable[[], bool]") -> None:
     """Write all that was recorded to `out`, then what comes, as long as the enclave is `alive`. Raises Failure."""
     path = os.path.join(directory, paths.CONSOLE)
-    with contextlib.suppress(FileNotFoundError):
-        _copy(os.open(f"{path}.1", os.O_RDONLY | os.O_CLOEXEC), out)
     try:
+        with contextlib.suppress(FileNotFoundError):
+            _copy(os.open(f"{path}.1", os.O_RDONLY | os.O_CLOEXEC), out)
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError:
+        owner = f"uid {os.stat(directory).st_uid}" if os.path.isdir(directory) else "another user"
+        need = f"got uid {os.geteuid()}, wanted root or {owner}, whose enclave it is"
+        raise Failure(failure.NOT_PERMITTED, f"cannot show the console: {need}") from None
     except OSError as error:
         raise Failure(
             failure.NO_SUCH_ENCLAVE,

@@ -1,5 +1,6 @@
 """The launcher against an allocator of the tests, which lends memfds, and a real QEMU that emulates a tiny kernel."""
 
+import errno
 import json
 import os
 import shlex
@@ -505,6 +506,18 @@ def test_kvm_that_is_no_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         accel.choose("kvm")
     monkeypatch.setattr(paths, "KVM", str(tmp_path / "absent"))
     assert accel.choose("auto") == "tcg"
+
+
+def test_the_console_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(
+        failure.Failure, match=f"got uid {os.geteuid()}, wanted root or uid {tmp_path.stat().st_uid}"
+    ) as no:
+        console.show(str(tmp_path), 1, lambda: False)
+    assert no.value.status == failure.NOT_PERMITTED
 
 
 def test_the_console_keeps_the_latest_of_much(tmp_path: Path) -> None:
