@@ -69,8 +69,16 @@ after_reboot() {
     esac
     expect_equal $YAML "$(sed 's/.* //' <<<"$said")" "what is not as it was installed"
 
-    step "removed while it runs and is enabled"
+    step "removed while it is enabled, and after a crash that nobody made good: all is given back all the same"
+    mkdir /run/systemd/system/$UNIT.d
+    printf '[Service]\nRestart=no\n' >/run/systemd/system/$UNIT.d/crash.conf
+    systemctl daemon-reload
+    systemctl kill --signal KILL $UNIT
+    expect_within 20 systemctl is-failed $UNIT
+    [ -e $LEDGER ] || fail "the crash left nothing"
+    rm -r /run/systemd/system/$UNIT.d
     take_out
+    systemctl reset-failed
     expect_equal "" "$(pgrep -f ali-enclaves-allocator || true)" "the service"
     expect_same "$(<$KEPT/machine)" "$(snapshot)" "the machine without the package"
     case $KIND in
