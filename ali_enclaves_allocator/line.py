@@ -154,7 +154,9 @@ def leave(kernel: Kernel, ledger: Ledger) -> None:
     if any(not kernel.processes.alive(lease.holder) for lease in ledger.record.pool.leases):
         give_back(kernel, ledger)  # it ended before its end was waited for
     left = ledger.record.pool
-    stays = f", except what leases hold: {left.describe()}" if left != Pool() else ""
+    leased_mib = sum(lease.memory_mib for lease in left.leases)
+    whole = f" (leased are {leased_mib} MiB; a bank goes as a whole)" if left.memory_mib > leased_mib else ""
+    stays = f", except what leases hold: {left.describe()}{whole}" if left != Pool() else ""
     follows = ", which is given back when they end" if stays and waiting >= {lease.id for lease in left.leases} else ""
     log.info("the pool is given back to the host%s%s", stays, follows, extra=POOL_GIVEN_BACK)
 

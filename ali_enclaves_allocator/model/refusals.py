@@ -38,8 +38,9 @@ class LeasesDisabled(AllocatorError):
 
     def hint(self) -> str:
         """Say who is to be asked instead, and what to change."""
-        own = "nitro-cli" if self.cpu_driver == "nitro_enclaves" else "programs that map free hugepages"
-        return f"this pool is for {own}; for leases, set hold_memory: true and cpu_driver: sysfs in allocator.yaml"
+        if self.cpu_driver == "sysfs":
+            return "any program can map this pool's pages; for leases, set hold_memory: true and restart the service"
+        return "nitro-cli uses this pool; for leases, set cpu_driver: sysfs and restart the service"
 
 
 @dataclass

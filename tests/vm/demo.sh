@@ -44,7 +44,7 @@ run 'sed -i "s/^cpu_count: 2/cpu_count: 3/" /etc/ali-enclaves/allocator.yaml'
 fails 'systemctl reload ali-enclaves-allocator.service'
 fails 'ali-enclaves-allocator check'
 
-say 'A bigger pool: edit the file, restart. Only the difference is touched.'
+say 'A bigger pool: edit the file, restart. Four CPUs fit on node 1 only, so it moves there.'
 run 'sed -i "s/^cpu_count: 3/cpu_count: 4/; s/^memory_mib: 1024/memory_mib: 1280/" /etc/ali-enclaves/allocator.yaml'
 run 'systemctl restart ali-enclaves-allocator.service'
 run 'ali-enclaves-allocator status'

@@ -8,7 +8,7 @@ from image import Image
 KERNELS = ("6.1", "6.12")
 
 QUIET = (
-    "root=/dev/nvme0n1 rw console=ttyS0 quiet panic=-1 mitigations=off nokaslr random.trust_cpu=on "
+    "root=/dev/nvme0n1 rw console=ttyS0 quiet panic=-1 mitigations=off nokaslr random.trust_cpu=on no_timer_check "
     "tsc=reliable nowatchdog rcupdate.rcu_cpu_stall_suppress=1 systemd.show_status=false"
 )
 
