@@ -23,10 +23,13 @@ def map_of(pool: dict[str, Any], *, colour: bool) -> str:
     """Draw the pool as GetPool describes it. Every core is a cell that names its use, so colour adds nothing."""
     width = shutil.get_terminal_size().columns
     lines = [pool["summary"], ""]
+    held = pool["config"] is None or pool["config"]["hold_memory"]
     for node in pool["nodes"]:
         lines.append(f"node {node['node']}: {node['memory_mib']} MiB, {node['available_mib']} MiB available")
         lines.extend(_cores(node["cores"], width, colour))
-        lines.extend(f"  {_pages(pages)}" for pages in node["hugepages"] if pages["asked"] or pages["others_total"])
+        lines.extend(
+            f"  {_pages(pages, held)}" for pages in node["hugepages"] if pages["asked"] or pages["others_total"]
+        )
     lines += ["", "  ".join(f"{_paint(use, use, colour)}: {meaning}" for use, meaning in LEGEND)]
     lines += [f"drift: {entry['what']}: {entry['got']}, wanted {entry['wanted']}" for entry in pool["drift"]]
     return "\n".join(lines)
@@ -54,11 +57,12 @@ def _cores(cores: list[dict[str, Any]], width: int, colour: bool) -> Iterator[st
         yield "  " + " ".join(_paint(f"{label:<{widest}}", use, colour) for label, use in row).rstrip()
 
 
-def _pages(pages: dict[str, Any]) -> str:
-    """Say in one line whose the pages of one size are."""
+def _pages(pages: dict[str, Any], held: bool) -> str:
+    """Say in one line whose the pages of one size are; what is not held, anybody can take."""
+    whom = "enclaves" if held else "any program"
     return (
         f"{pages['hugepage_size']} pages: pool {pages['granted']} of {pages['asked']}"
-        f" ({pages['leased']} leased, {pages['free']} free for enclaves)"
+        f" ({pages['leased']} leased, {pages['free']} free for {whom})"
         f"; other programs {pages['others_total']} ({pages['others_free']} free)"
     )
 

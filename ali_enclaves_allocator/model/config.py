@@ -139,6 +139,8 @@ class Config(BaseModel, frozen=True, extra="forbid", strict=True):
         driver = info.data.get("cpu_driver") == "nitro_enclaves"
         if driver and _parse_flag(value) is True:
             raise ValueError("got true, wanted false: with cpu_driver nitro_enclaves its launcher takes free pages")
+        if info.data.get("offline") == "leased" and _parse_flag(value) is False:
+            raise ValueError("got false, wanted true: with offline leased there must be leases")
         return not driver if value is None else value
 
 

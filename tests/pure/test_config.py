@@ -160,6 +160,15 @@ allocator.yaml:4:10: offline: got leased, wanted always: the CPUs of cpu_driver 
     offline: leased
              ^
 ===
+memory_mib: 1
+cpu_count: 2
+offline: leased
+hold_memory: false
+---
+allocator.yaml:4:14: hold_memory: got false, wanted true: with offline leased there must be leases
+    hold_memory: false
+                 ^
+===
 memory_mib: 1G
 cpu_cout: 2
 max_enclaves: 0
@@ -510,7 +519,7 @@ def test_hostile_text_is_refused_soon(text: str) -> None:
 
 
 CONFIGS = st.builds(
-    lambda cores, **rest: Config(**cores, **rest),
+    lambda cores, mode, **rest: Config(**cores, **mode, **rest),
     st.one_of(
         st.builds(lambda count: {"cpu_count": count}, st.integers(1, cpus.MAX_CPUS)),
         st.builds(lambda pool: {"cpu_pool": tuple(sorted(pool))}, st.sets(st.integers(0, 300), min_size=1)),
@@ -519,8 +528,7 @@ CONFIGS = st.builds(
     hugepage_size=st.sampled_from(["2M", "1G"]),
     max_enclaves=st.integers(1, cpus.MAX_CPUS),
     host_memory_mib=st.integers(64, MAX_MEMORY_MIB),
-    offline=st.sampled_from(["always", "leased"]),
-    hold_memory=st.booleans(),
+    mode=st.sampled_from([{}, {"offline": "leased"}, {"hold_memory": False}, {"cpu_driver": "nitro_enclaves"}]),
 )
 
 

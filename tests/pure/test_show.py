@@ -1,10 +1,10 @@
-"""What `status` says of a pool whose service does not run."""
+"""What `status` shows, also of a pool whose service does not run."""
 
 from dataclasses import replace
 
 from ali_enclaves_allocator.model.pool import Bank, Holder, Lease, Pool, Share
 from ali_enclaves_allocator.model.topology import Core
-from ali_enclaves_allocator.show import remains_of
+from ali_enclaves_allocator.show import map_of, remains_of
 
 CORE = Core((2, 3), 0)
 LEASE = Lease("0123456789abcdef", "web", (CORE,), "bank0", 0, 2048, 96, True, Holder(7, 1, 0, 0, "qemu"), 0.0, {}, True)
@@ -27,3 +27,19 @@ def test_so_is_what_a_crash_left() -> None:
         "set aside still: CPUs 2-3 (1 core) on node 0, 1024 MiB in 512×2M, for no lease\n"
         "  (to give it back: ali-enclaves-allocator give-back)"
     )
+
+
+def test_pages_that_are_not_held_are_anybodys() -> None:
+    pages = {
+        "hugepage_size": "2M",
+        "asked": 8,
+        "granted": 8,
+        "leased": 0,
+        "free": 6,
+        "others_total": 0,
+        "others_free": 0,
+    }
+    node = {"node": 0, "memory_mib": 64, "available_mib": 48, "cores": [], "hugepages": [pages]}
+    pool = {"summary": "", "nodes": [node], "drift": []}
+    for hold, whom in ((True, "enclaves"), (False, "any program")):
+        assert f"6 free for {whom})" in map_of(pool | {"config": {"hold_memory": hold}}, colour=False)
