@@ -49,7 +49,7 @@ case ${1:?a point} in
         life=stop call=write options=(-P "$CPU/cpu3/online" --inject=write:$die)
         ;;
     in-the-stop-before-the-pages)
-        left="giving 0-7 16 -"
+        left="giving 0-7 16 16"
         life=stop call=write options=(-P "$pages" --inject=write:$die)
         ;;
     in-the-stop-before-the-last-word)
