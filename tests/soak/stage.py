@@ -137,7 +137,7 @@ class Stage:
 
     def _bring_up(self, cpu: int) -> None:
         """Bring a CPU online by hand, were it the pool's."""
-        if cpu not in self.pool.lent_cpus | self.pool.driver_cpus:
+        if cpu not in self.pool.lent_cpus | self.pool.driver_cpus | self.simulation.driver.cpus:
             self.others.set_cpu(cpu, True)
 
     def _take_down(self, cpu: int) -> None:
@@ -150,7 +150,7 @@ class Stage:
         """Take a core out of the machine that no lease has."""
         core = self.simulation.core_of.get(cpu)
         taken = {*self.pool.leased_cores, self.simulation.core_of[0]}
-        if core and self.host.record.phase == "idle" and core not in taken and not self.pool.driver_cpus:
+        if core and self.host.record.phase == "idle" and core not in taken and not self.simulation.driver.cpus:
             self.others.unplug(*core.cpus)
 
     def _plug(self) -> None:

@@ -52,7 +52,10 @@ class World(Stage):
 
     def _nothing_in_the_way(self) -> bool:
         """Tell whether a process must succeed in all that the machine allows."""
-        return not (self.troubled or self.simulation.tasks or self.others.stolen or self.others.blurred)
+        theirs = (
+            self.simulation.tasks or self.simulation.driver.enclave_runs or self.others.stolen or self.others.blurred
+        )
+        return not (self.troubled or theirs)
 
     def _lacks_a_bank(self) -> bool:
         """Tell whether a leased bank was unmounted by hand, which only the end of its leases mends."""
