@@ -112,8 +112,11 @@ class LinuxScopes:
         return _cgroup(lease).exists() if _is_unified() else _is_active(lease)
 
     def give_back_after(self, lease: Lease) -> None:
-        """Start the unit that is bound to the scope: what ends it gives back. One that is started stays."""
-        systemd("systemctl", "start", "--no-block", f"ali-enclaves-give-back@{lease.id}.service")
+        """Start the unit that is bound to the scope: what ends it gives back. One that is started stays.
+
+        Until it is started the scope's end would only cancel it, so that is waited for.
+        """
+        systemd("systemctl", "start", f"ali-enclaves-give-back@{lease.id}.service")
 
     def confined(self) -> frozenset[int]:
         """Return the slice's CPUs if it is a valid partition that the root does not share."""
