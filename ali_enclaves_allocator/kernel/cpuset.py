@@ -50,7 +50,7 @@ class LinuxScopes:
             return
         if not _is_unified():
             raise OnlineImpossible("there is no cpuset controller in a cgroup v2 tree")
-        _require_free(lent - _cpus(CGROUP / SLICE / "cpuset.cpus"))
+        _require_free(lent - self.cpus())
         systemd("systemctl", "start", SLICE)
         systemd("systemctl", "set-property", "--runtime", SLICE, f"AllowedCPUs={cpus.format(lent)}")
         if _read(partition) != "isolated":
@@ -136,7 +136,7 @@ class LinuxScopes:
         """
         partition = CGROUP / SLICE / "cpuset.cpus.partition"
         if partition.exists():
-            ours, online = _cpus(CGROUP / SLICE / "cpuset.cpus"), _cpus(CGROUP / "cpuset.cpus.effective")
+            ours, online = self.cpus(), _cpus(CGROUP / "cpuset.cpus.effective")
             if not ours & online <= os.sched_getaffinity(KTHREADD):
                 partition.write_text("isolated")
             partition.write_text("member")
