@@ -105,7 +105,7 @@ def threads(pid: int) -> list[int]:
 def pin(pid: int, vcpus: list[int], cpus: list[int]) -> None:
     """Give each virtual CPU one CPU of the lease, and spread the other threads over them. Raises OSError.
 
-    The kernel moves nothing between these CPUs by itself: they are isolated from its load balancing.
+    Before it, every thread may run on all of the lease's CPUs, and is where the kernel put it.
     """
     for thread, cpu in zip(vcpus, cpus, strict=True):
         os.sched_setaffinity(thread, {cpu})

@@ -9,7 +9,7 @@ from ali_enclaves_allocator.change.displaced import tell_displaced
 from ali_enclaves_allocator.change.ledger import Ledger
 from ali_enclaves_allocator.change.steps import DissolveSlice, SetBank, SetCpu, SetCpusets
 from ali_enclaves_allocator.kernel.doors import Kernel
-from ali_enclaves_allocator.model.errors import AllocatorError, KernelRefused
+from ali_enclaves_allocator.model.errors import AllocatorError, CpuRefused, KernelRefused
 from ali_enclaves_allocator.model.pool import Bank, Lease, Pool, cpusets_with
 from ali_enclaves_allocator.model.refusals import HolderGone, OnlineImpossible
 
@@ -63,7 +63,7 @@ def take_back(lease: Lease, kernel: Kernel, ledger: Ledger) -> None:
         kernel.scopes.stop(lease)
         if lease.online:
             ours = rest.offline_cpus | kernel.scopes.cpus()  # any other the host may never have given
-            _set_cpus(lease.cpus & ours & kernel.sysfs.online(), False, kernel)
+            _empty_partition(lease.cpus & ours & kernel.sysfs.online(), rest, kernel)
             _shrink_partition(rest, kernel)
         bank = _bank(ledger.record.pool, lease)
         kernel.banks.settle(bank, rest.lent_pages(bank))
@@ -164,6 +164,23 @@ def _let_go(bank: Bank, rest: Pool, kernel: Kernel) -> Pool:
 def _set_cpus(cpus: Iterable[int], online: bool, kernel: Kernel) -> None:
     for cpu in sorted(cpus):
         SetCpu(cpu, online).apply(kernel)
+
+
+def _empty_partition(lent: frozenset[int], rest: Pool, kernel: Kernel) -> None:
+    """Take CPUs of the partition offline.
+
+    Linux 6.12 refuses the last one of a partition: it takes the bandwidth that it keeps for fair tasks on every CPU
+    (`dl_bw_manage`, kernel/sched/deadline.c) for that of deadline tasks. So the partition opens, and the CPU goes by way
+    of the host, which has it for a moment when no lease has.
+    """
+    for cpu in sorted(lent):
+        try:
+            SetCpu(cpu, False).apply(kernel)
+        except CpuRefused:
+            if _set_apart(rest, kernel) & kernel.sysfs.online():
+                raise
+            kernel.scopes.confine(frozenset())
+            SetCpu(cpu, False).apply(kernel)
 
 
 def _shrink_partition(rest: Pool, kernel: Kernel) -> None:

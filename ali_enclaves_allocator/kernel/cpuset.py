@@ -1,8 +1,12 @@
 """The door to systemd's cgroups: a scope for each lease, and the partition that keeps the host off lent CPUs.
 
-`enclaves.slice` becomes an isolated cpuset partition while CPUs are lent online, and holds exactly those: they come up
-inside it (Documentation/admin-guide/cgroup-v2.rst, "Cpuset"). systemd owns the cgroups, because it removes what it
-does not know at its next daemon-reload.
+`enclaves.slice` becomes a cpuset partition while CPUs are lent online, and holds exactly those: they come up inside it
+(Documentation/admin-guide/cgroup-v2.rst, "Cpuset"). systemd owns the cgroups, because it removes what it does not know
+at its next daemon-reload.
+
+The partition is a `root`, never `isolated`: since Linux 6.8 (fe28f631fa94) that also moves unbound kernel work off its
+CPUs. For this the kernel starts threads while it holds the lock of all cpusets; a new thread waits for any task that
+moves between cgroups, and that one for the lock. The whole machine hangs (tests/vm/scripts/partition_under_load.sh).
 
 After the last of these leases the slice stays, open, until its CPUs are the host's again. Forming the partition took
 them from the affinity of every host task. A task gets a CPU back when it comes online, but only in a cpuset below the
@@ -24,6 +28,9 @@ SLICE = "enclaves.slice"
 DROP_INS = Path("/run/systemd/system.control", f"{SLICE}.d")
 """Where systemd keeps what `set-property --runtime` sets."""
 
+SET_APART = "root"
+"""The state of a valid partition (`cpuset.cpus.partition`)."""
+
 MANAGER = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
 KTHREADD = 2
 """The parent of all kernel threads."""
@@ -39,7 +46,7 @@ class LinuxScopes:
     """The real cgroup tree."""
 
     def confine(self, lent: frozenset[int]) -> None:
-        """Give the slice exactly these CPUs, as an isolated partition; with none, open the partition.
+        """Give the slice exactly these CPUs, as a partition; with none, open the partition.
 
         The slice must get its CPUs, and give them up, while they are offline.
         """
@@ -53,13 +60,13 @@ class LinuxScopes:
         _require_free(lent - self.cpus())
         systemd("systemctl", "start", SLICE)
         systemd("systemctl", "set-property", "--runtime", SLICE, f"AllowedCPUs={cpus.format(lent)}")
-        if _read(partition) != "isolated":
+        if _read(partition) != SET_APART:
             try:
                 partition.write_text("member")
-                partition.write_text("isolated")
+                partition.write_text(SET_APART)
             except OSError as error:
                 raise OnlineImpossible(f"the partition failed: {error.strerror or error}") from error
-        if (state := _read(partition)) != "isolated":  # the write succeeds even when the result is invalid
+        if (state := _read(partition)) != SET_APART:  # the write succeeds even when the result is invalid
             blame = f"; {', '.join(claims)} claims some of them (AllowedCPUs=)" if (claims := _claims(lent)) else ""
             raise OnlineImpossible(f"the partition of CPUs {cpus.format(lent)} is {state or 'not there'}{blame}")
 
@@ -120,7 +127,7 @@ class LinuxScopes:
 
     def confined(self) -> frozenset[int]:
         """Return the slice's CPUs if it is a valid partition that the root does not share."""
-        if _read(CGROUP / SLICE / "cpuset.cpus.partition") != "isolated":
+        if _read(CGROUP / SLICE / "cpuset.cpus.partition") != SET_APART:
             return frozenset()
         return _cpus(CGROUP / SLICE / "cpuset.cpus.effective") - _cpus(CGROUP / "cpuset.cpus.effective")
 
@@ -131,14 +138,14 @@ class LinuxScopes:
     def dissolve(self) -> None:
         """Give the slice up, and let every host task have those of its CPUs again that are online.
 
-        On Linux 6.1 clearing the CPUs while isolated loses them to the host, so `member` comes first; and kernel
+        On Linux 6.1 clearing the CPUs of a partition loses them to the host, so `member` comes first; and kernel
         threads, which live in the root, get them back only from a partition that opens while they are online.
         """
         partition = CGROUP / SLICE / "cpuset.cpus.partition"
         if partition.exists():
             ours, online = self.cpus(), _cpus(CGROUP / "cpuset.cpus.effective")
             if not ours & online <= os.sched_getaffinity(KTHREADD):
-                partition.write_text("isolated")
+                partition.write_text(SET_APART)
             partition.write_text("member")
             systemd("systemctl", "set-property", "--runtime", SLICE, "AllowedCPUs=")
             systemd("systemctl", "stop", SLICE)

@@ -147,7 +147,7 @@ class OnlineImpossible(AllocatorError):
 
     def hint(self) -> str:
         """Name what is needed."""
-        return "it takes cgroup v2 with isolated cpuset partitions (Linux 6.1), and no other cgroup on those CPUs"
+        return "it takes cgroup v2 with cpuset partitions (Linux 6.1), and no other cgroup on those CPUs"
 
 
 @dataclass

@@ -40,9 +40,11 @@ class Effects:
         number = len(self.names)
         self.names.append(name)
         _act(self._before, number, name)
-        yield
-        self.watch()
-        _act(self._after, number, name)
+        try:
+            yield
+        finally:  # one that the kernel refused is an effect, too
+            self.watch()
+            _act(self._after, number, name)
 
     def before(self, mark: Mark, action: Action) -> None:
         """Plan what happens just before an effect: somebody else's deed, or a fault."""

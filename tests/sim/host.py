@@ -148,7 +148,7 @@ class Host:
         assert (record.phase, record.steps) == ("idle", ())
         assert state.online == origin.online - pool.offline_cpus
         assert state.driver == pool.driver_cpus
-        assert state.partition.isolated == bool(pool.lent_cpus)
+        assert state.partition.valid == bool(pool.lent_cpus)
         assert state.partition.cpus == pool.lent_cpus or not pool.lent_cpus
         assert pool.taken_cores or not state.partition.cpus, "the slice goes with the last CPU that the host misses"
         assert pool.config is None or pool.config.hold_memory or pool.banks == pool.leased_banks

@@ -152,7 +152,7 @@ class Simulation:
 
     def confined(self) -> frozenset[int]:
         """Return the CPUs that no host task can enter."""
-        return self.partition.cpus if self.partition.isolated else frozenset()
+        return self.partition.cpus if self.partition.valid else frozenset()
 
     def hosts_cpus(self) -> frozenset[int]:
         """Return the CPUs that host tasks run on."""
@@ -160,7 +160,8 @@ class Simulation:
 
     def set_online(self, cpu: int, online: bool) -> None:
         """Do what the kernel does for `cpuN/online`."""
-        if not online and cpu in self.online and (self.kernel.processes.deadline_tasks(cpu) or self.online == {cpu}):
+        last = self.online == {cpu} or self.online & self.confined() == {cpu}
+        if not online and cpu in self.online and (self.kernel.processes.deadline_tasks(cpu) or last):
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
         if not online and any(cpu in scope.cpus for scope in self.scopes.values()):
             self.spilled.append(cpu)

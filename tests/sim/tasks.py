@@ -45,14 +45,14 @@ class Scope:
 
 @dataclass(frozen=True)
 class Partition:
-    """The slice: its CPUs, and whether they are isolated. The empty one is the slice that is stopped."""
+    """The slice: its CPUs, and whether they are a valid partition. The empty one is the slice that is stopped."""
 
     cpus: frozenset[int] = field(default_factory=frozenset)
-    isolated: bool = False
+    valid: bool = False
 
     def beside(self, siblings: Mapping[str, frozenset[int]]) -> Partition:
         """Return what the kernel makes of it: an overlap with another cgroup's CPUs breaks it."""
-        return replace(self, isolated=self.isolated and not any(self.cpus & claim for claim in siblings.values()))
+        return replace(self, valid=self.valid and not any(self.cpus & claim for claim in siblings.values()))
 
 
 class SimProcesses:
@@ -89,18 +89,18 @@ class SimProcesses:
 
 
 class SimScopes:
-    """The cgroups of leases. A CPU that comes online inside the isolated partition is no host's; any other is."""
+    """The cgroups of leases. A CPU that comes online inside the valid partition is no host's; any other is."""
 
     def __init__(self, simulation: Simulation) -> None:
         self._simulation = simulation
 
     def confine(self, cpus: frozenset[int]) -> None:
-        """Give the slice exactly these CPUs, as an isolated partition; with none, open it."""
+        """Give the slice exactly these CPUs, as a partition; with none, open it."""
         simulation = self._simulation
         if not cpus:
-            if simulation.partition.isolated:
+            if simulation.partition.valid:
                 with simulation.effects.effect("open the partition"):
-                    simulation.partition = replace(simulation.partition, isolated=False)
+                    simulation.partition = replace(simulation.partition, valid=False)
             return
         claims = [name for name, claim in sorted(simulation.siblings.items()) if claim & (cpus - self.cpus())]
         if claims:
@@ -108,9 +108,9 @@ class SimScopes:
         with simulation.effects.effect(f"confine {cpu_lists.format(cpus)}"):
             came_in_online = (cpus - simulation.partition.cpus) & simulation.online
             assert not came_in_online, "a CPU must be offline when it enters the partition"
-            simulation.partition = Partition(cpus, isolated=True).beside(simulation.siblings)
-        if not simulation.partition.isolated:
-            raise OnlineImpossible(f"the partition of CPUs {cpu_lists.format(cpus)} is isolated invalid")
+            simulation.partition = Partition(cpus, valid=True).beside(simulation.siblings)
+        if not simulation.partition.valid:
+            raise OnlineImpossible(f"the partition of CPUs {cpu_lists.format(cpus)} is root invalid")
 
     def cpus(self) -> frozenset[int]:
         """Return the CPUs of the slice."""

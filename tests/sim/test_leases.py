@@ -296,7 +296,7 @@ def test_cpus_that_the_host_has_again_are_not_lent_to_nobody(die: Die, boot: Boo
 
 def assert_confined_is_no_hosts(host: Host) -> None:
     """Check that the partition has CPUs of leases only."""
-    assert host.simulation.partition.cpus <= host.record.pool.lent_cpus or not host.simulation.partition.isolated
+    assert host.simulation.partition.cpus <= host.record.pool.lent_cpus or not host.simulation.partition.valid
 
 
 def test_one_lease_that_cannot_be_taken_back_keeps_nobody_waiting(boot: Boot, caplog: pytest.LogCaptureFixture) -> None:

@@ -191,7 +191,7 @@ class World(Stage):
         banks = {*record.pool.banks, *(step.bank for step in steps if isinstance(step, SetBank))}
         assert alone.online - self.simulation.online <= cpus, "CPUs that are offline for no reason"
         assert self.simulation.online <= alone.online, "what others took offline stays so"
-        if self.simulation.partition.isolated:
+        if self.simulation.partition.valid:
             assert self.simulation.partition.cpus <= cpus
         elif self.simulation.partition.cpus:
             assert record.pool.cores or any(isinstance(step, DissolveSlice) for step in steps)

@@ -12,13 +12,17 @@ echoed() { python3 vsock_echo.py "$cid" 7000 "$1"; }
 lives() {
     step "it lives after $*"
     expect_equal "$*" "$(echoed "$*")" "echo after $*"
-    expect_equal isolated "$(</sys/fs/cgroup/enclaves.slice/cpuset.cpus.partition)" "partition after $*"
+    expect_equal root "$(</sys/fs/cgroup/enclaves.slice/cpuset.cpus.partition)" "partition after $*"
     expect_equal "$threads" "$(vcpus "$qemu")" "CPUs of the vCPU threads after $*"
     expect_equal "$online" "$(<$CPU/online)" "CPUs online after $*"
 }
 
-# Stops the load, which must have run everywhere but on the enclave's CPUs.
-expect_unseen() { expect_equal '0 1 2 3 4 5' "$(spun)" "CPUs that the host ran on"; }
+# Stops the load, which is too light to be everywhere, and must never have run on the enclave's CPUs.
+expect_unseen() {
+    local seen
+    seen=$(spun)
+    [[ $seen == *0* && $seen != *[67]* ]] || fail "CPUs that the host ran on: '$seen'"
+}
 
 # Changes the file, which the service must refuse, naming the lease; the pool stays. Usage: cuts CONFIG…
 cuts() {

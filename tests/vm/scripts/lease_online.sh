@@ -11,14 +11,14 @@ spin
 step "the holder is on the lease's CPUs, and nobody else can be"
 take web 2 192 --online
 expect_equal '[2, 3]' "$(lease allowed_cpus)" "CPUs that the holder may use"
-expect_equal isolated "$(<$PARTITION)" "partition"
+expect_equal root "$(<$PARTITION)" "partition"
 expect_equal 0-1,4-7 "$(</sys/fs/cgroup/cpuset.cpus.effective)" "CPUs of everything else"
 expect_exit 1 taskset --cpu-list 2 true
 holder=${takers[web]}
 
 lives() {
     kill -0 "$holder" || fail "the holder died: $*"
-    expect_equal isolated "$(<$PARTITION)" "partition after $*"
+    expect_equal root "$(<$PARTITION)" "partition after $*"
     expect_equal 2,3 "$(taskset --cpu-list --pid "$holder" | sed 's/.*: //')" "CPUs of the holder after $*"
 }
 
@@ -51,11 +51,12 @@ lives 'the overlap'
 spin
 expect_equal ready "$(pool state)" "state"
 
+expect_equal '0 1 4 5 6 7' "$(spun)" "CPUs that the host ever ran on"
+
 step "killed, it leaves a whole pool"
 murder web
 expect_whole
 expect_equal "$standing" "$(snapshot)" "the machine with the pool"
-expect_equal '0 1 4 5 6 7' "$(spun)" "CPUs that the host ever ran on"
 
 step "a lease that outlives the service goes back to the host when it ends"
 take web 2 192 --online

@@ -20,7 +20,7 @@ expect_equal '[6, 7]' "$(lease allowed_cpus)" "CPUs that the holder may use"
 expect_in "task sleep[$pinned] may run on CPUs 6-7 only" "$(journal_after "$moment")"
 expect_equal '0 1 2 3 4 5 6 7' "$(spun)" "CPUs that the host ran on until then"
 kill $pinned
-expect_equal isolated "$(<$PARTITION)" "partition"
+expect_equal root "$(<$PARTITION)" "partition"
 spin
 
 step "a second one beside it, whose CPUs stay offline"
@@ -44,7 +44,7 @@ expect_same "$allowed" "$(affinities)" "CPUs that the host's tasks may run on"
 step "a lease that outlives the service does the same"
 take web 2 64 --online
 systemctl stop $UNIT
-expect_equal isolated "$(<$PARTITION)" "partition after stop"
+expect_equal root "$(<$PARTITION)" "partition after stop"
 murder web
 expect_within 60 test ! -e $LEDGER
 expect_within 60 test ! -e /sys/fs/cgroup/enclaves.slice

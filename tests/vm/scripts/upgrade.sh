@@ -29,7 +29,7 @@ expect_enclave() {
     [ -d "/proc/$qemu" ] || fail "QEMU ended $1"
     expect_equal "0::/enclaves.slice/evm-$id.scope" "$(<"/proc/$qemu/cgroup")" "QEMU's cgroup $1"
     expect_equal '1 2 1 3' "$(vcpus "$qemu")" "CPUs of the vCPU threads $1"
-    expect_equal isolated "$(<$PARTITION)" "the partition $1"
+    expect_equal root "$(<$PARTITION)" "the partition $1"
     expect_equal 0-1,4-7 "$(</sys/fs/cgroup/cpuset.cpus.effective)" "CPUs of everything else $1"
     expect_equal "alice $((192 << 20)) $((192 << 11)) /lease-$id" "$(memory | xargs)" "the memory $1"
 }
