@@ -15,7 +15,7 @@ demo: hello-small-eif ## Show the main job, end to end, in a throw-away guest
 	tests/vm/run --file build/hello-small.eif --file tests/vm/scripts/vsock_echo.py tests/vm/demo.sh
 
 test: setup lint ## Run all checks and all rings of tests, two guests at once
-	$(VENV)/pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder --durations 25 --junitxml build/tests.xml
+	$(VENV)/pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder --durations 25 --junitxml build/tests.xml
 
 soak: setup .venv/soak ## Search for what breaks a promise, some hours; STEPS and FUZZ_SECONDS bound it
 	$(VENV)/python -m tests.soak --steps $(STEPS)

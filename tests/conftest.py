@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.machines import Machine
 from tests.sim.host import Host
@@ -16,6 +17,21 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 
 settings.register_profile("events", deadline=None)
 settings.load_profile("events")  # a test asserts events and counts, never times
+
+
+class ByPart(LoadScopeScheduling):
+    """Hands out single tests, but of the guests' ring whole parts: what shares a guest runs in one process."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        """Return the part of a test `…::test_script[PART: SCRIPT]`; any other test is a part of its own."""
+        name = nodeid.rpartition("::")[2]
+        return name.partition(":")[0] if name.startswith("test_script[") else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config) -> ByPart:
+    """Let pytest-xdist schedule by parts."""
+    return ByPart(config)
+
 
 Boot = Callable[[Machine], Host]
 

@@ -170,8 +170,8 @@ def _empty_partition(lent: frozenset[int], rest: Pool, kernel: Kernel) -> None:
     """Take CPUs of the partition offline.
 
     Linux 6.12 refuses the last one of a partition: it takes the bandwidth that it keeps for fair tasks on every CPU
-    (`dl_bw_manage`, kernel/sched/deadline.c) for that of deadline tasks. So the partition opens, and the CPU goes by way
-    of the host, which has it for a moment when no lease has.
+    (`dl_bw_manage`, kernel/sched/deadline.c) for that of deadline tasks. So the partition opens, and the CPU goes by
+    way of the host, which has it for a moment when no lease has.
     """
     for cpu in sorted(lent):
         try:
