@@ -220,7 +220,8 @@ def _write(text: str, file: Path | None) -> int:
         part.replace(file)
     except OSError as error:
         part.unlink(missing_ok=True)
-        print(f"cannot write {file}: {error.strerror}; it is as it was", file=sys.stderr)
+        outcome = "it is as it was" if file.exists() else "nothing was written"
+        print(f"cannot write {file}: {error.strerror}; {outcome}", file=sys.stderr)
         return EX_CANTCREAT
     return 0
 

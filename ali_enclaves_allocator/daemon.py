@@ -111,16 +111,19 @@ class Daemon:
     async def reload(self) -> None:
         """Read the file again and bring it into force, or change nothing.
 
+        A refusal is shown until a file is in force: at the next boot this one would give no pool at all.
+
         Raises:
             AllocatorError: why not; the former pool stands.
         """
         try:
             await self.change(self._bring_into_force)
-        except AllocatorError as error:
+        except ReloadRefused as error:
             log.error("%s", error, extra=REFUSED)
-            if self._ledger.record.phase != "idle":
-                self._reason = error.what()  # nothing is lent until a restart has tried the rest again
-                self.tell()
+            raise
+        except AllocatorError as error:
+            self._refuse(error)
+            self.tell()
             raise
         self._reason = None
         self.look()

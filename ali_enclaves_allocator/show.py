@@ -10,27 +10,30 @@ if TYPE_CHECKING:
 COLOURS = {"host": "0", "kept": "2", "lendable": "32", "pool": "1;32", "leased": "1;33"}
 """SGR codes by the use of a core (ECMA-48)."""
 
-LEGEND = (
-    ("kept", "always the host's"),
-    ("host", "the host's now"),
-    ("lendable", "the host's until an enclave takes it"),
-    ("pool", "free for an enclave"),
-    ("leased", "an enclave's"),
-)
+LEGEND = {
+    "kept": "always the host's",
+    "host": "the host's now",
+    "lendable": "the host's until an enclave takes it",
+    "pool": "free for an enclave",
+    "leased": "an enclave's",
+}
+NOT_LENT = {"kept": LEGEND["kept"], "host": LEGEND["host"], "pool": "set aside; nothing is lent"}
+"""The legend of a pool whose memory is not held."""
 
 
 def map_of(pool: dict[str, Any], *, colour: bool) -> str:
     """Draw the pool as GetPool describes it. Every core is a cell that names its use, so colour adds nothing."""
     width = shutil.get_terminal_size().columns
-    lines = [pool["summary"], ""]
+    lines = [pool["summary"], "", *_mistakes(pool["reason"])]
     held = pool["config"] is None or pool["config"]["hold_memory"]
+    legend = LEGEND if held else NOT_LENT
     for node in pool["nodes"]:
         lines.append(f"node {node['node']}: {node['memory_mib']} MiB, {node['available_mib']} MiB available")
         lines.extend(_cores(node["cores"], width, colour))
         lines.extend(
             f"  {_pages(pages, held)}" for pages in node["hugepages"] if pages["asked"] or pages["others_total"]
         )
-    lines += ["", "  ".join(f"{_paint(use, use, colour)}: {meaning}" for use, meaning in LEGEND)]
+    lines += ["", "  ".join(f"{_paint(use, use, colour)}: {meaning}" for use, meaning in legend.items())]
     lines += [f"drift: {entry['what']}: {entry['got']}, wanted {entry['wanted']}" for entry in pool["drift"]]
     return "\n".join(lines)
 
@@ -45,6 +48,12 @@ def remains_of(pool: "Pool") -> str:
     leases = ", ".join(lease.describe() for lease in pool.leases)
     scopes = " ".join(f"evm-{lease.id}.scope" for lease in pool.leases)
     return f"{what}, for {leases}\n  (given back when the enclaves end; to end them: systemctl stop {scopes})"
+
+
+def _mistakes(reason: str | None) -> list[str]:
+    """Tell all mistakes of a refused file where they are; of what takes one line the summary has it."""
+    lines = (reason or "").splitlines()
+    return [*lines, ""] if len(lines) > 1 else []
 
 
 def _cores(cores: list[dict[str, Any]], width: int, colour: bool) -> Iterator[str]:

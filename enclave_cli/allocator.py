@@ -72,9 +72,13 @@ def acquire(request: "dict[str, Any]") -> "tuple[Lease, int]":
 def failure_of(error: CallError | Unavailable) -> Failure:
     """Return what the user is told about an error of the service, or about its silence."""
     if isinstance(error, Unavailable):
+        stopped = (
+            "it is not running: systemctl start ali-enclaves-allocator; "
+            "enclaves that live on without it: ali-enclaves-allocator status"
+        )
         hint = {
-            errno.ENOENT: "it is not running: systemctl start ali-enclaves-allocator",
-            errno.ECONNREFUSED: "it is not running: systemctl start ali-enclaves-allocator",
+            errno.ENOENT: stopped,
+            errno.ECONNREFUSED: stopped,
             errno.EACCES: "this user may not connect to it",
         }.get(error.errno or 0, "see: systemctl status ali-enclaves-allocator")
         return Failure(

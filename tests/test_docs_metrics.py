@@ -111,7 +111,12 @@ def test_refusals_and_short_grants_are_counted(host: Host, tmp_path: Path, monke
             daemon.tell()
             after = samples(await written(host, file, monkeypatch))
         rises = {key: value - before[key] for key, value in after.items() if value != before[key]}
-        assert rises == {("refused_acquisitions_total", "InvalidRequest"): 1, ("short_grants_total",): 1}
+        assert rises == {
+            ("refused_acquisitions_total", "InvalidRequest"): 1,
+            ("short_grants_total",): 1,
+            ("state", "ready"): -1,
+            ("state", "degraded"): 1,
+        }
         refusals = {key[1] for key in before if key[0] == "refused_acquisitions_total"}
         assert refusals == {error.__name__ for error in ACQUIRE_REFUSALS}
 

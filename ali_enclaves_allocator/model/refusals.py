@@ -80,7 +80,10 @@ class InsufficientCpus(AllocatorError):
 
     def hint(self) -> str:
         """Name the ways out."""
-        return "ask for fewer, end an enclave, or raise cpu_count in allocator.yaml and restart the service"
+        return (
+            "ask for fewer, or for others of the pool (see: ali-enclaves-allocator status), end an enclave, or give "
+            "the pool more in allocator.yaml and restart the service"
+        )
 
 
 @dataclass

@@ -83,7 +83,10 @@ def test_granted(pool: Pool, request_: Request, got: tuple[tuple[int, ...], str,
     assert (cpus, chosen.bank.name, chosen.pages) == got
 
 
-FEWER = "ask for fewer, end an enclave, or raise cpu_count in allocator.yaml and restart the service"
+FEWER = (
+    "ask for fewer, or for others of the pool (see: ali-enclaves-allocator status), end an enclave, or give the pool "
+    "more in allocator.yaml and restart the service"
+)
 LESS = "ask for less, end an enclave, or raise memory_mib in allocator.yaml and restart the service"
 
 

@@ -1,6 +1,7 @@
 """What `status` shows, also of a pool whose service does not run."""
 
 from dataclasses import replace
+from typing import Any
 
 from ali_enclaves_allocator.model.pool import Bank, Holder, Lease, Pool, Share
 from ali_enclaves_allocator.model.topology import Core
@@ -40,6 +41,16 @@ def test_pages_that_are_not_held_are_anybodys() -> None:
         "others_free": 0,
     }
     node = {"node": 0, "memory_mib": 64, "available_mib": 48, "cores": [], "hugepages": [pages]}
-    pool = {"summary": "", "nodes": [node], "drift": []}
+    pool = {"summary": "", "reason": None, "nodes": [node], "drift": []}
     for hold, whom in ((True, "enclaves"), (False, "any program")):
-        assert f"6 free for {whom})" in map_of(pool | {"config": {"hold_memory": hold}}, colour=False)
+        shown = map_of(pool | {"config": {"hold_memory": hold}}, colour=False)
+        assert f"6 free for {whom})" in shown
+        assert ("pool: free for an enclave" in shown, "pool: set aside; nothing is lent" in shown) == (hold, not hold)
+
+
+def test_every_mistake_of_a_refused_file_is_shown() -> None:
+    mistakes = "a.yaml:1:1: cpu_cuont: unknown key\n  cpu_cuont: 2\n  ^\na.yaml:2:1: memory: unknown key"
+    pool: dict[str, Any] = {"nodes": [], "drift": [], "config": None}
+    shown = map_of(pool | {"summary": "pool degraded: …", "reason": mistakes}, colour=False)
+    assert shown.startswith(f"pool degraded: …\n\n{mistakes}\n\n")
+    assert map_of(pool | {"summary": "s", "reason": "in one line"}, colour=False).count("in one line") == 0

@@ -176,7 +176,9 @@ def test_reload_changes_the_pool_or_nothing(host: Host) -> None:
             with pytest.raises(NoNodeFits, match="node 0: 6 CPUs short"):
                 await daemon.reload()
             assert host.state == before
-            assert (await get_pool(host))["state"] == "ready", "the pool is still what the file in force asks"
+            refused = await get_pool(host)
+            assert (refused["state"], refused["cpus"]) == ("degraded", [4, 5, 6, 7]), "the next boot would give no pool"
+            assert "6 CPUs short" in refused["summary"]
         host.assert_untouched()
 
     run(test)

@@ -70,7 +70,7 @@ RING = (
             "upgrade.sh rpm",
         ),
     ),
-    Part("cycles", Machine(), ("lease_cycles.sh",)),
+    Part("cycles", Machine(), ("lease_cycles.sh", "refusing_driver.sh")),
     Part(
         "kernel-6.1",
         Machine(kernel="6.1"),

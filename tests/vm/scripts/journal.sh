@@ -19,14 +19,14 @@ refuse_files() {
     write_yaml "memory_mib: 16" "cpu_pool: 2-3"
 }
 
-# Fails unless the service answers and feeds its watchdog. Usage: expect_alive WHEN
+# Fails unless the service, whose file was refused, answers and feeds its watchdog. Usage: expect_alive WHEN
 fed() { unit WatchdogTimestampMonotonic; }
 expect_alive() {
     local last
     last=$(fed)
-    expect_equal ready "$(pool state)" "state $1"
+    expect_equal degraded "$(pool state)" "state $1"
     expect_within 30 sh -c "[ \$(systemctl show --property WatchdogTimestampMonotonic --value $UNIT) != $last ]"
-    expect_equal ready "$(pool state)" "state $1"
+    expect_equal degraded "$(pool state)" "state $1"
 }
 
 # Fails unless a reload makes the service write a line that fits: a text for grep -E.

@@ -62,7 +62,7 @@ systemctl service-watchdogs yes
 expect_equal 1 $status "exit status of the reload"
 expect_in "got $((wanted - 1)) of $wanted $size pages on node 1; all changes undone" "$(journal_after "$end")"
 expect_equal $((big * 1024 / kib)) "$(pool nodes.1.hugepages.$entry.free)" "pages free for leases"
-expect_equal ready "$(pool state)" "state"
+expect_equal degraded "$(pool state)" "state, for the file was refused"
 kill $thief
 wait $thief || true
 expect_pool $big "after the failure, when the thief is gone"

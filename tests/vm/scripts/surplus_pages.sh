@@ -37,7 +37,7 @@ end=$(journal_end)
 expect_exit 1 systemctl reload $UNIT
 expect_in "got 0 of 64 2M pages on node 0; all changes undone" "$(journal_after "$end")"
 expect_machine "$with" "after the failure"
-expect_equal ready "$(pool state)" "state"
+expect_equal degraded "$(pool state)" "state, for the file was refused"
 kill $strace
 wait $strace || true
 
