@@ -18,7 +18,7 @@ test: setup lint ## Run all checks and all rings of tests, two guests at once
 	$(VENV)/pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder --durations 25 --junitxml build/tests.xml
 
 soak: setup .venv/soak ## Search for what breaks a promise, some hours; STEPS and FUZZ_SECONDS bound it
-	$(VENV)/python -m tests.soak --steps $(STEPS)
+	for kind in allocator service; do $(VENV)/python -m tests.soak --of $$kind --steps $(STEPS); done
 	for reader in frames yaml image; do $(VENV)/python -m tests.soak.fuzz $$reader --seconds $(FUZZ_SECONDS); done
 
 lint: setup ## Check types, style and the shell scripts

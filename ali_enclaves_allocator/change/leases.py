@@ -142,14 +142,14 @@ def _take_cpus(lease: Lease, pool: Pool, kernel: Kernel) -> None:
 
 
 def _return_cpus(lease: Lease, rest: Pool, kernel: Kernel) -> None:
-    """Give the host the CPUs that it has while nobody leases them, and with the last of them their slice.
+    """Give the host the CPUs that it has while nobody leases them, and with the last of the slice's that slice.
 
-    One that was unplugged meanwhile need not come back.
+    The slice may be left of an earlier lease on the same CPUs. One that was unplugged meanwhile need not come back.
     """
     hosts = lease.cpus - rest.offline_cpus
     _set_cpus(hosts - kernel.sysfs.online(), True, kernel)
     SetCpusets(cpusets_with(rest.cpusets, hosts), whole=True).apply(kernel)
-    if hosts and lease.online and not rest.lent_cpus:
+    if hosts and not rest.lent_cpus and not kernel.scopes.cpus() & rest.offline_cpus:
         DissolveSlice().apply(kernel)
 
 

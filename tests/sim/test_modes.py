@@ -40,6 +40,21 @@ def test_the_host_has_the_cores_until_a_lease_takes_them(boot: Boot) -> None:
     run(shown)
 
 
+def test_the_slice_of_an_earlier_lease_goes_with_the_last_of_its_cpus(boot: Boot) -> None:
+    host = SCENARIOS["apply"].prepare(boot)
+    host.start()
+    host.take_back(host.lend(host.simulation.spawn(), online=True))
+    first = host.lend(host.simulation.spawn())
+    assert host.simulation.partition.cpus == first.cpus, "the slice is there still, and the CPUs are offline again"
+    host.configure(**SMALL | LEASED)
+    host.start()
+    assert host.simulation.partition.cpus == first.cpus, "without it the host would miss them for ever"
+    host.take_back(first)
+    assert host.state.online == set(range(8))
+    assert not host.simulation.partition.cpus
+    assert not host.simulation.lost
+
+
 def test_a_core_that_others_took_is_not_lent_and_never_brought_up(boot: Boot) -> None:
     async def test() -> None:
         async with running(host, keep=True) as daemon:
