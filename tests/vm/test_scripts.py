@@ -47,6 +47,7 @@ RING = (
             "stray_cpu.sh",
             "hardened.sh",
             "killed_in_service.sh",
+            "refusals.sh",
             *(f"killed.sh {point}" for point in KILLED),
             "fragmented_node.sh",
             "nitro_driver.sh",
@@ -70,7 +71,7 @@ RING = (
             "upgrade.sh rpm",
         ),
     ),
-    Part("cycles", Machine(), ("lease_cycles.sh", "refusing_driver.sh")),
+    Part("cycles", Machine(), ("lease_cycles.sh", "load.sh 30", "refusing_driver.sh")),
     Part(
         "kernel-6.1",
         Machine(kernel="6.1"),

@@ -94,5 +94,6 @@ def reloads(count, error=""):
                 sys.exit(f"the service answered {reply}")
 
 
-commands = {"call": call, "whole": whole, "pool": pool, "part": part, "clients": clients, "reloads": reloads}
-commands[sys.argv[1]](*sys.argv[2:])
+if __name__ == "__main__":
+    commands = {"call": call, "whole": whole, "pool": pool, "part": part, "clients": clients, "reloads": reloads}
+    commands[sys.argv[1]](*sys.argv[2:])
