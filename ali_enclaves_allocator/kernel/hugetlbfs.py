@@ -140,8 +140,8 @@ class _Settling:
         """Settle the bank, as far as it can be done."""
         with _opened(self._where / HOLD_FILE, os.O_CREAT) as hold:
             while True:
-                for name in _files(self._where).keys() - {HOLD_FILE}:
-                    with _opened(self._where / name) as file:
+                for name in self._suspects():
+                    with suppress(BlockingIOError), _opened(self._where / name) as file:
                         self._cut(file, self._wanted.get(name, 0), hold)
                 self._hold(hold)
                 if self.done() or not self._tries:
@@ -155,11 +155,22 @@ class _Settling:
 
         A holder can make its file grow while another lease's pages change hands; once all are held it cannot.
         """
+        return not self._suspects() and self._is_full(_files(self._where))
+
+    def _suspects(self) -> set[str]:
+        """Return the files that have or span more than their lease; all of them while a page is missing.
+
+        For a mapping may have reserved it, which no file shows.
+        """
         files = _files(self._where)
-        most = {name: self._wanted.get(name, 0) * self._page for name in files if name != HOLD_FILE}
-        return sum(stats.st_blocks for stats in files.values()) * 512 == self._pages * self._page and all(
-            files[name].st_size <= size and files[name].st_blocks * 512 <= size for name, size in most.items()
-        )
+        others = files.keys() - {HOLD_FILE}
+        if not self._is_full(files):
+            return others
+        most = {name: self._wanted.get(name, 0) * self._page for name in others}
+        return {name for name in others if max(files[name].st_size, files[name].st_blocks * 512) > most[name]}
+
+    def _is_full(self, files: Mapping[str, os.stat_result]) -> bool:
+        return sum(stats.st_blocks for stats in files.values()) * 512 == self._pages * self._page
 
     def _cut(self, file: int, wanted: int, hold: int) -> None:
         """Cut a file, page by page, and hold each. Truncating also frees what it has or reserved beyond its end."""
@@ -209,8 +220,13 @@ def _files(where: Path) -> dict[str, os.stat_result]:
 
 @contextmanager
 def _opened(path: Path, flags: int = 0) -> Iterator[int]:
-    """Open a file of a bank, for as long as a block runs."""
-    file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
+    """Open a file of a bank, for as long as a block runs.
+
+    Raises:
+        BlockingIOError: its owner, a holder, has a file lease on it (F_SETLEASE), for which we do not wait. The kernel
+            takes that away within /proc/sys/fs/lease-break-time.
+    """
+    file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | flags, 0o600)
     try:
         yield file
     finally:
@@ -224,16 +240,16 @@ def _forget(path: Path) -> bool:
 
     A write lease is what the kernel gives to nobody beside another who has the file open (F_SETLEASE in fcntl(2)).
     """
-    with _opened(path) as file:
-        try:
+    try:
+        with _opened(path) as file:
             fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # the file system has no such leases
-                raise
-        path.unlink()
-        return True
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # the file system has no such leases
+            raise
+    path.unlink()
+    return True
 
 
 def _bound(node: int, work: Callable[[], None]) -> None:

@@ -1,15 +1,18 @@
 #!/usr/bin/env python3
 """Takes a lease, says what it got in one line of JSON, and holds it until its standard input ends.
 
-Usage: holder.py [--online] [--name NAME] [--node NODE] [--map] [--grow] CPUS MIB
+Usage: holder.py [--online] [--name NAME] [--node NODE] [--map] [--grow] [--hold-up] CPUS MIB
 """
 
 import argparse
+import fcntl
 import json
 import mmap
 import os
+import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
 SOCKET = "/run/ali-enclaves/allocator.sock"
@@ -30,6 +33,18 @@ def acquire(parameters: dict) -> tuple[dict, list[int]]:
     return json.loads(data[:-1]), fds
 
 
+def hold_up(memory: int) -> None:
+    """Take a file lease (F_SETLEASE) once the service has closed its own descriptor: whoever opens it must wait."""
+    signal.signal(signal.SIGIO, signal.SIG_IGN)
+    while True:
+        try:
+            fcntl.fcntl(memory, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        except BlockingIOError:
+            time.sleep(0.1)
+        else:
+            return
+
+
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser()
@@ -38,6 +53,7 @@ def main() -> int:
     parser.add_argument("--node", type=int)
     parser.add_argument("--map", action="store_true", help="check that the memory is clear, then write all over it")
     parser.add_argument("--grow", action="store_true", help="try to get one page more than the lease")
+    parser.add_argument("--hold-up", action="store_true", help="make others wait who open the memory")
     parser.add_argument("cpus", type=int)
     parser.add_argument("mib", type=int)
     options = parser.parse_args()
@@ -62,10 +78,14 @@ def main() -> int:
             except OSError as error:
                 lease["grew"] = False
                 lease["grow_error"] = error.strerror
+        if options.hold_up:
+            hold_up(fds[0])
     print(json.dumps(reply), flush=True)
     if "error" in reply:
         return 1
     sys.stdin.read()
+    if options.hold_up:
+        print("nobody came" if fcntl.fcntl(fds[0], fcntl.F_GETLEASE) == fcntl.F_WRLCK else "somebody came")
     return 0
 
 

@@ -40,6 +40,17 @@ for owner in member root; do
 done
 as=()
 
+step "a holder with a file lease on its memory, which would make who opens it wait: nobody opens it until it has ended"
+user member --init-groups
+take web 2 8 --hold-up
+as=()
+take other 2 8
+end other
+expect_within 60 leases_are 1
+end web
+expect_equal "nobody came" "$(tail -n1 taken.web)" "what the holder saw"
+expect_whole
+
 step "a holder counts as what it was when it connected, whatever it becomes"
 cat >drop.py <<'PY'
 import os, pwd, socket, sys
