@@ -1,9 +1,11 @@
 """The serial console of an enclave in debug mode: one process records it, anyone of its user may watch."""
 
 import contextlib
+import errno
 import os
 import select
 import socket
+import stat
 import sys
 
 from enclave_cli import failure, paths, processes
@@ -48,8 +50,8 @@ def show(directory: str, out: int, alive: "Callable[[], bool]") -> None:
     path = os.path.join(directory, paths.CONSOLE)
     try:
         with contextlib.suppress(FileNotFoundError):
-            _copy(os.open(f"{path}.1", os.O_RDONLY | os.O_CLOEXEC), out)
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            _copy(_open(f"{path}.1"), out)
+        fd = _open(path)
     except PermissionError:
         owner = f"uid {os.stat(directory).st_uid}" if os.path.isdir(directory) else "another user"
         need = f"got uid {os.geteuid()}, wanted root or {owner}, whose enclave it is"
@@ -64,12 +66,25 @@ def show(directory: str, out: int, alive: "Callable[[], bool]") -> None:
         _copy(fd, out, close=False)
         if _replaced(fd, path):
             _copy(fd, out)
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = _open(path)
         elif last:
             os.close(fd)
             return
         else:
             select.select([], [], [], POLL_SECONDS)
+
+
+def _open(path: str) -> int:
+    """Open a recording. Where root watches, it is in another user's directory: a link or a FIFO is none.
+
+    Raises:
+        OSError: there is none.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return fd
 
 
 def _replaced(fd: int, path: str) -> bool:

@@ -26,7 +26,8 @@ POLL_SECONDS = 0.1
 
 def annotations(cid: int, image: str, debug: bool, measurements: dict[str, str]) -> "dict[str, Any]":
     """Return what goes with a lease, so that everyone sees it: what only the launcher knows."""
-    told = {"cid": cid, "debug": debug, "image": os.path.abspath(image), "instance": instance_id()}
+    path = os.fsencode(os.path.abspath(image)).decode(errors="replace")  # a path may hold any bytes, JSON text only
+    told = {"cid": cid, "debug": debug, "image": path, "instance": instance_id()}
     told["measurements"] = measurements
     while len(json.dumps(told)) > MOST_ANNOTATION_BYTES:
         told["image"] = f"…{str(told['image'])[16:]}"
@@ -40,12 +41,18 @@ def instance_id() -> str:
             found = file.read(64).strip()
     except (OSError, ValueError):
         return UNKNOWN_INSTANCE
-    return found if found.startswith("i-") and found[2:].isalnum() else UNKNOWN_INSTANCE
+    return found if _is_instance(found) else UNKNOWN_INSTANCE
+
+
+def _is_instance(text: object) -> bool:
+    """Tell whether this looks like the id of an instance; a holder may annotate its lease with anything."""
+    return isinstance(text, str) and text.isascii() and text.startswith("i-") and text[2:].isalnum()
 
 
 def enclave_id(lease: "dict[str, Any]") -> str:
     """Return the id of the enclave that holds a lease; its hexadecimal part is the lease's id."""
-    return f"{lease['annotations'].get('instance', UNKNOWN_INSTANCE)}-enc{lease['id']}"
+    instance = lease["annotations"].get("instance")
+    return f"{instance if _is_instance(instance) else UNKNOWN_INSTANCE}-enc{lease['id']}"
 
 
 def started(lease: "dict[str, Any]") -> "dict[str, Any]":
@@ -91,10 +98,17 @@ def directory(lease: str) -> str:
 
 
 def remove_directory(path: str) -> None:
-    """Remove an enclave's directory, if it is there and ours."""
+    """Remove an enclave's directory, if it is there and ours.
+
+    Any member of the group may have put a link in its place, to where root's files are: it is not followed.
+    """
     with contextlib.suppress(OSError):
-        for name in os.listdir(path):
-            os.unlink(os.path.join(path, name))
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            for name in os.listdir(fd):
+                os.unlink(name, dir_fd=fd)
+        finally:
+            os.close(fd)
         os.rmdir(path)
 
 
@@ -140,16 +154,10 @@ def terminate(lease: "dict[str, Any]") -> "dict[str, Any]":
 
 def _end(lease: "dict[str, Any]", pidfd: int) -> None:
     """Ask QEMU to end, then the process, then the kernel; what is another user's is the allocator's to decide."""
-    from enclave_cli.qemu import Monitor
-
     try:
         if "cid" not in lease["annotations"]:
             raise PermissionError("not started by this program")
-        try:
-            monitor = Monitor(os.path.join(directory(lease["id"]), paths.MONITOR), timeout=GRACE_SECONDS)
-            with contextlib.closing(monitor):
-                monitor.execute("quit")
-        except OSError:
+        if not _will_quit(lease):
             signal.pidfd_send_signal(pidfd, signal.SIGTERM)
         if not select.select([pidfd], [], [], GRACE_SECONDS)[0]:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
@@ -157,6 +165,24 @@ def _end(lease: "dict[str, Any]", pidfd: int) -> None:
         pass
     except PermissionError:
         allocator.release(lease["id"])
+
+
+def _will_quit(lease: "dict[str, Any]") -> bool:
+    """Ask QEMU to quit, and tell whether it heard.
+
+    Only where it is this user's: what root finds in another's directory may be the way to a third one's monitor.
+    """
+    from enclave_cli.qemu import Monitor
+
+    if lease["holder"]["uid"] != os.geteuid():
+        return False
+    try:
+        monitor = Monitor(os.path.join(directory(lease["id"]), paths.MONITOR), timeout=GRACE_SECONDS)
+        with contextlib.closing(monitor):
+            monitor.execute("quit")
+    except OSError:
+        return False
+    return True
 
 
 def _is_held(lease: str) -> bool:

@@ -112,8 +112,7 @@ class Launch:
         cpus = ",".join(map(str, lease["cpus"]))
         how = {"kvm": "on the processor", "tcg": "emulated"}[accelerator]
         self.progress(f"starting {enclaves.enclave_id(lease)} on CPUs {cpus} with {lease['memory_mib']} MiB, {how}")
-        self.directory = enclaves.directory(lease["id"])
-        os.mkdir(self.directory, 0o700)
+        self._make_directory(enclaves.directory(lease["id"]))
         if recorded:
             console.record(recorded, self.directory)
         holder.start(self.directory)
@@ -125,6 +124,15 @@ class Launch:
             if holder.ended(1.0):
                 raise holder.failure("as it started") from None
             raise Failure(failure.NOT_STARTED, f"cannot start the enclave: {error}; ended it") from None
+
+    def _make_directory(self, path: str) -> None:
+        """Make the directory of the enclave; what is there already is somebody else's, and not ours to remove."""
+        try:
+            os.mkdir(path, 0o700)
+        except OSError as error:
+            why = f"cannot start the enclave: cannot make {path}: {error.strerror}; ended it (see: ls -l {paths.RUN})"
+            raise Failure(failure.NOT_STARTED, why) from None
+        self.directory = path
 
     def _monitor(self, holder: Holder, deadline: float) -> qemu.Monitor:
         path = os.path.join(self.directory, paths.MONITOR)

@@ -13,6 +13,7 @@ LEAST_MEMORY_MIB = 64
 MEMORY_PER_IMAGE = 4
 """An image needs room for itself, for itself unpacked, and to work."""
 
+MOST_CPUS = 4096
 LONGEST_NAME = 64
 NAME_MARKS = "._:@-"
 
@@ -126,7 +127,8 @@ def cpu_ids(words: list[str]) -> list[int]:
     cpus: list[int] = []
     for word in ",".join(words).split(","):
         first, dash, last = word.partition("-")
-        cpus += range(int(first), int(last) + 1) if dash else [int(first)]
-        if len(cpus) > 4096:
+        span = range(int(first), int(last if dash else first) + 1)
+        if len(cpus) + span.stop - span.start > MOST_CPUS:
             raise ValueError("more CPUs than any machine has")
+        cpus += span
     return cpus

@@ -366,6 +366,46 @@ def test_another_programs_lease_is_the_allocators_to_end(cli: Cli, allocator: Fa
     os.kill(lease.holder.pid, signal.SIGKILL)
 
 
+def test_a_link_in_the_place_of_a_directory_is_not_followed(cli: Cli, allocator: FakeAllocator) -> None:
+    """Members of the group may make what they like there, as soon as they know of a lease."""
+    others = cli.directory / "others"
+    others.mkdir()
+    (others / "precious").touch()
+    (cli.run_directory / "0000000000000001").symlink_to(others)
+    done = cli(*RUN, cli.image(tiny_image()))
+    assert done.returncode == failure.NOT_STARTED
+    assert lines(done.stderr)[-1] == (
+        f"cannot start the enclave: cannot make {cli.run_directory}/0000000000000001: File exists; ended it "
+        f"(see: ls -l {cli.run_directory})"
+    )
+    enclave = run(cli)
+    directory = cli.run_directory / enclave["EnclaveID"][-16:]
+    directory.rename(cli.directory / "moved")
+    directory.symlink_to(others)
+    assert cli("terminate-enclave", "--enclave-id", enclave["EnclaveID"]).returncode == 0
+    assert [path.name for path in others.iterdir()] == ["precious"]
+
+
+def test_the_monitor_in_another_users_directory_is_not_asked(cli: Cli, allocator: FakeAllocator) -> None:
+    """Root ends the enclave of one who has laid the way to the monitor of a third one's there."""
+    theirs, third = run(cli), run(cli)
+    id = theirs["EnclaveID"][-16:]
+    holder = allocator.leases[id].holder
+    other = holder.model_copy(update={"uid": holder.uid + 1})
+    allocator.leases[id] = allocator.leases[id].model_copy(update={"holder": other})
+    monitor = cli.run_directory / id / paths.MONITOR
+    monitor.unlink()
+    monitor.symlink_to(cli.run_directory / third["EnclaveID"][-16:] / paths.MONITOR)
+    assert cli("terminate-enclave", "--enclave-id", theirs["EnclaveID"]).returncode == 0
+    assert list(allocator.leases) == [third["EnclaveID"][-16:]]
+
+
+@pytest.mark.parametrize("instance", ["i-\x1b[31m", "i-é", {"i-": 1}, None, "web"])
+def test_an_instance_that_a_holder_made_up_is_not_shown(instance: object) -> None:
+    lease = {"id": "0123456789abcdef", "annotations": {"instance": instance}}
+    assert enclaves.enclave_id(lease) == "i-0000000000000000-enc0123456789abcdef"
+
+
 def test_describe_eif(cli: Cli) -> None:
     described = json.loads(cli("describe-eif", "--eif-path", cli.image(tiny_image("quiet", {"name": "x"}))).stdout)
     assert described["CommandLine"] == "quiet" and described["Metadata"] == {"name": "x"}
@@ -448,7 +488,7 @@ def test_reserved_cids(cid: int) -> None:
 
 def test_numbers_of_cpus() -> None:
     assert cpu_ids(["2", "3"]) == cpu_ids(["2,3"]) == cpu_ids(["2-3"]) == [2, 3]
-    for words in (["x"], [""], ["1-"], ["0-99999"]):
+    for words in (["x"], [""], ["1-"], ["0-99999"], [f"0-{10**30}"]):
         with pytest.raises(ValueError):
             cpu_ids(words)
 
@@ -520,6 +560,14 @@ def test_the_console_of_another_user_is_refused(tmp_path: Path, monkeypatch: pyt
     assert no.value.status == failure.NOT_PERMITTED
 
 
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to("/etc/passwd"), os.mkfifo], ids=["link", "FIFO"])
+def test_what_is_no_recording_is_not_shown(make: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path / paths.CONSOLE)
+    with (tmp_path / "shown").open("wb") as out, pytest.raises(Failure, match="cannot show the console"):
+        console.show(str(tmp_path), out.fileno(), lambda: False)
+    assert not (tmp_path / "shown").read_bytes()
+
+
 def test_the_console_keeps_the_latest_of_much(tmp_path: Path) -> None:
     ours, theirs = socket.socketpair()
     console.record(theirs, str(tmp_path))
@@ -562,3 +610,8 @@ def test_annotations_fit_the_interface() -> None:
     measured = {f"PCR{number}": "0" * 64 for number in (8, 9, 11, 12)}
     told = enclaves.annotations(2**32 - 2, "/" + "é" * 3000 + "/the-end.eif", False, measured)
     assert len(json.dumps(told)) <= 1024 and told["image"].endswith("/the-end.eif")
+
+
+def test_a_path_that_is_no_text_can_be_told() -> None:
+    told = enclaves.annotations(4, os.fsdecode(b"/\xff.eif"), False, {})
+    assert told["image"].encode().decode() == "/\ufffd.eif"
