@@ -14,6 +14,7 @@ from ali_enclaves_allocator.change.leases import is_settled, lend, settle, take_
 from ali_enclaves_allocator.change.ledger import Ledger
 from ali_enclaves_allocator.kernel import peers
 from ali_enclaves_allocator.kernel.doors import Kernel
+from ali_enclaves_allocator.kernel.processes import started_after
 from ali_enclaves_allocator.model.errors import AllocatorError, KernelRefused
 from ali_enclaves_allocator.model.events import LEASE_ENDED, LEASE_GRANTED, REFUSED
 from ali_enclaves_allocator.model.lease import Request, grant
@@ -144,8 +145,8 @@ class Lender:
             raise HolderGone(peer.pid)
         try:
             holder = self._kernel.processes.holder(peer.pid, peer.uid, peer.gid)
-            if holder is None or peers.has_ended(pidfd):  # what was read may be another's that has its pid now
-                raise HolderGone(peer.pid)
+            if holder is None or started_after(holder, peer.accepted_ns) or peers.has_ended(pidfd):
+                raise HolderGone(peer.pid)  # what was read may be another's that has its pid now
         except BaseException:
             os.close(pidfd)
             raise

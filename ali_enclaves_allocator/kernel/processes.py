@@ -18,6 +18,11 @@ def printable(comm: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in comm)
 
 
+def started_after(holder: Holder, ns: int) -> bool:
+    """Tell whether a process started later than `ns` after boot (CLOCK_BOOTTIME), as far as clock ticks tell."""
+    return holder.started > ns * os.sysconf("SC_CLK_TCK") // 1_000_000_000
+
+
 @dataclass(frozen=True)
 class Task:
     """A thread: the kernel schedules threads, and each has an affinity of its own."""

@@ -5,6 +5,7 @@ Types are the schema: `varlink` validates calls by them, `idl` describes them to
 
 import inspect
 import socket
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -34,12 +35,14 @@ class Peer:
     """The process that called connect, with the ids it had then (SO_PEERCRED in unix(7)).
 
     `pid` is 0 if it lives outside our pid namespace. `sock` is for SO_PEERPIDFD only and stays the server's.
+    `accepted_ns` is when it was accepted, from boot: who has started since is another process with its pid.
     """
 
     pid: int
     uid: int
     gid: int
     sock: socket.socket = field(repr=False, compare=False)
+    accepted_ns: int = field(default_factory=lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME), compare=False)
 
 
 @dataclass(frozen=True)

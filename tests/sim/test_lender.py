@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -29,7 +30,7 @@ from ali_enclaves_allocator.kernel.processes import LinuxProcesses
 from ali_enclaves_allocator.model.errors import KernelRefused
 from ali_enclaves_allocator.model.events import LEASE_ENDED, LEASE_GRANTED
 from ali_enclaves_allocator.model.lease import Request
-from ali_enclaves_allocator.model.refusals import NoSuchLease, NotPermitted
+from ali_enclaves_allocator.model.refusals import HolderGone, NoSuchLease, NotPermitted
 from ali_enclaves_allocator.server.contract import Peer
 from tests.conftest import Boot
 from tests.machines import ONE_NODE
@@ -841,6 +842,25 @@ def test_a_lease_whose_holder_cannot_be_watched_yet_does_not_end(
         host.assert_untouched()
 
     run(test)
+
+
+def test_who_started_after_the_connection_was_accepted_did_not_make_it(host: Host) -> None:
+    """A kernel without SO_PEERPIDFD tells only a pid, which may be another's when the call comes."""
+
+    async def test() -> None:
+        async with running(host) as daemon:
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                peer = Peer(os.getpid(), 0, 0, ours)
+                pidfd, holder = daemon._lender._identify(peer)
+                os.close(pidfd)
+                assert holder.pid == peer.pid
+                with pytest.raises(HolderGone):
+                    daemon._lender._identify(replace(peer, accepted_ns=0))
+
+    before = daemon_fds()
+    run(test)
+    assert daemon_fds() <= before
 
 
 def test_a_slow_directory_service_keeps_only_those_waiting_who_need_it(
