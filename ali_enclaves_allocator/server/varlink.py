@@ -213,10 +213,12 @@ class Server:
             self._pause = loop.call_later(self.limits.accept_pause, loop.add_reader, self.sock, self._accept)
 
     def _welcome(self, sock: socket.socket) -> None:
-        """Take a connection in, or close it if its uid has too many."""
+        """Take a connection in, or close it if its uid has too many, or all together."""
         sock.setblocking(False)
         pid, uid, gid = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         peer = Peer(pid, uid, gid, sock)
+        if uid != 0 and len(self._clients) >= self.limits.all_connections:
+            return sock.close()
         account = self._accounts[OWN if pid == self._own_pid else uid]
         if account.connections >= self.limits.connections:
             return sock.close()

@@ -32,6 +32,8 @@ class Limits:
     nobody may let replies wait."""
     connections: int = 1200
     """Connections of one uid; further ones are closed when accepted."""
+    all_connections: int = 12000
+    """Connections of all uids; root's are accepted beyond it, so that nobody with many uids locks it out."""
     accept_pause: float = 1.0
     """Seconds without accepting after this process ran out of descriptors or memory."""
 

@@ -4,8 +4,12 @@ import asyncio
 import contextlib
 import os
 import select
+import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from ali_enclaves_allocator.server.varlink import Limits
 from ali_enclaves_allocator.server.wire import RECEIVE_BYTES, Account
@@ -237,4 +241,31 @@ def test_a_uid_has_a_limited_number_of_connections(start: Callable[..., Running]
     assert [service.event() for _ in range(3)] == ["ping in", "ping in", "watching"]
     first.close()
     assert service.event() == "unwatched"
+    assert_serves(service)
+
+
+def test_root_is_let_in_where_many_uids_have_all_connections(
+    start: Callable[..., Running], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One user may have many uids (subuid(5)), each with connections of its own."""
+    service = start(all_connections=2)
+    tmp_path.chmod(0o755)
+    os.chmod(service.path, 0o666)
+    monkeypatch.chdir(tmp_path)
+
+    def connect(uid: int) -> socket.socket:
+        client = socket.socket(socket.AF_UNIX)
+        service.clients.append(client)
+        os.seteuid(uid)
+        try:
+            client.connect(os.path.basename(service.path))
+        finally:
+            os.seteuid(0)
+        return client
+
+    for uid in (100_001, 100_002):
+        client = connect(uid)
+        client.sendall(ping("in"))
+        assert reply(client) == {"parameters": {"text": "in"}}
+    assert ending(connect(100_003)) == b""
     assert_serves(service)
