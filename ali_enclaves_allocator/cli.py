@@ -4,6 +4,7 @@ import argparse
 import errno
 import json
 import os
+import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -214,16 +215,32 @@ def _write(text: str, file: Path | None) -> int:
     if file is None:
         print(text, end="", flush=True)
         return 0
-    part = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        part.write_text(text)
-        part.replace(file)
+        _replace(file, text)
     except OSError as error:
-        part.unlink(missing_ok=True)
         outcome = "it is as it was" if file.exists() else "nothing was written"
         print(f"cannot write {file}: {error.strerror}; {outcome}", file=sys.stderr)
         return EX_CANTCREAT
     return 0
+
+
+def _replace(file: Path, text: str) -> None:
+    """Replace a file, which may be in a directory of another user's: a link there is not followed.
+
+    Raises:
+        OSError: it cannot be written; or it is no file, such as /dev/null, which must stay what it is.
+    """
+    if os.path.lexists(file) and not stat.S_ISREG(file.lstat().st_mode):
+        raise OSError(errno.EINVAL, "wanted a regular file, or none")
+    part = file.with_name(f".{file.name}.{os.getpid()}")
+    part.unlink(missing_ok=True)
+    try:
+        with part.open("x", encoding="utf-8") as draft:
+            draft.write(text)
+        part.replace(file)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _reload(_: argparse.Namespace) -> int:

@@ -1,6 +1,7 @@
 """The metrics: what they say of a pool, that foreign parsers read them, and that the example alerts speak of them."""
 
 import asyncio
+import os
 import re
 import socket
 import subprocess
@@ -144,8 +145,26 @@ def test_a_file_that_cannot_be_written_stays(tmp_path: Path, capsys: pytest.Capt
     file = tmp_path / "a directory"
     file.mkdir()
     assert cli.main(["metrics", "--output", str(file)]) == cli.EX_CANTCREAT
-    assert capsys.readouterr().err == f"cannot write {file}: Is a directory; it is as it was\n"
+    assert capsys.readouterr().err == f"cannot write {file}: wanted a regular file, or none; it is as it was\n"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    """Such as /dev/null, where root asks for it."""
+    link, fifo = tmp_path / "stdout", tmp_path / "fifo"
+    link.symlink_to("/proc/self/fd/1")
+    os.mkfifo(fifo)
+    for odd in (link, fifo):
+        assert cli.main(["metrics", "--output", str(odd)]) == cli.EX_CANTCREAT
+    assert link.is_symlink() and fifo.is_fifo()
+
+
+def test_a_link_that_another_user_left_beside_the_file_is_not_followed(tmp_path: Path) -> None:
+    precious, draft = tmp_path / "precious", tmp_path / f".a.prom.{os.getpid()}"
+    precious.write_text("precious")
+    draft.symlink_to(precious)
+    assert cli.main(["metrics", "--output", str(tmp_path / "a.prom")]) == 0
+    assert precious.read_text() == "precious" and not draft.is_symlink()
 
 
 def test_the_node_exporter_reads_them(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
