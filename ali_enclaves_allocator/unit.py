@@ -13,14 +13,21 @@ SUCCESSOR_JOBS = {"restart", "try-restart", "start"}
 """Jobs of our unit that start the service again (the JobType property of org.freedesktop.systemd1.Job)."""
 
 
+LONGEST_STATUS = 2048
+"""Bytes of a status; systemd takes 4096 in one message (PIPE_BUF)."""
+
+
 def notify(*assignments: str) -> None:
     """Send assignments such as `READY=1` (sd_notify(3)); without systemd nothing happens."""
     systemd.daemon.notify("\n".join(assignments))
 
 
 def status(sentence: str) -> None:
-    """Set the sentence that `systemctl status` shows."""
-    notify(f"STATUS={' '.join(sentence.split())}")
+    """Set the sentence that `systemctl status` shows. systemd would ignore one that is too long."""
+    text = " ".join(sentence.split()).encode()
+    if len(text) > LONGEST_STATUS:
+        text = text[:LONGEST_STATUS] + b"..."
+    notify(f"STATUS={text.decode(errors='ignore')}")
 
 
 def watchdog_interval_s() -> float | None:

@@ -19,6 +19,7 @@ import pytest
 from ali_enclaves_allocator import cli
 from ali_enclaves_allocator.change.ledger import Ledger
 from ali_enclaves_allocator.daemon import Daemon, Paths
+from ali_enclaves_allocator.model.config import ConfigInvalid
 from ali_enclaves_allocator.model.errors import AllocatorError, AlreadyRunning, NotGivenBack
 from ali_enclaves_allocator.model.events import POOL_DEGRADED, TASK_DISPLACED
 from ali_enclaves_allocator.model.placement import NoNodeFits
@@ -100,6 +101,19 @@ async def get_pool(host: Host) -> dict[str, Any]:
 async def status(host: Host, monkeypatch: pytest.MonkeyPatch, *options: str) -> int:
     monkeypatch.setattr(cli, "DIRECTORY", host.directory)
     return await asyncio.to_thread(cli.main, ["status", *options])
+
+
+def test_a_fifo_for_a_file_keeps_nobody_waiting(host: Host) -> None:
+    async def test() -> None:
+        async with running(host) as daemon:
+            host.config_path.unlink()
+            os.mkfifo(host.config_path)
+            with pytest.raises(ConfigInvalid, match="the file is empty"):
+                await daemon.reload()
+            assert daemon.state == "degraded"
+        host.assert_untouched()
+
+    run(test)
 
 
 def test_start_serves_the_pool_and_stop_gives_it_back(host: Host) -> None:
