@@ -69,6 +69,8 @@ class Ledger:
         """
         try:
             self._lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except PermissionError as error:
+            raise KernelRefused(f"open {self._lock_path}", "only root may") from error
         except OSError as error:
             raise KernelRefused(f"open {self._lock_path}", error.strerror or str(error)) from error
         deadline = time.monotonic() + wait_s

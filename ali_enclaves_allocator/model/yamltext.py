@@ -47,7 +47,7 @@ _LINES = 'wanted lines of "key: value"'
 
 _SYNTAX = (
     (r"found character '\t'", "a tab cannot stand here; use spaces"),
-    ("mapping values are not allowed", f'unexpected ":"; {_LINES}, indented alike'),
+    ("mapping values are not allowed", f'a second ":", or none in the line before; {_LINES}, indented alike'),
     ("expected <block end>", f"unexpected text; {_LINES}, indented alike"),
     ("expected '<document start>'", f"unexpected text; {_LINES}, indented alike"),
 )

@@ -337,7 +337,7 @@ allocator.yaml:3:1: there is no ": " after this; wanted "key: value"
 memory_mib: 1024
   cpu_count: 2
 ---
-allocator.yaml:2:12: unexpected ":"; wanted lines of "key: value", indented alike
+allocator.yaml:2:12: a second ":", or none in the line before; wanted lines of "key: value", indented alike
       cpu_count: 2
                ^
 ===

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,15 @@ def test_a_second_allocator_is_refused_and_the_first_keeps_its_lock(boot: Boot, 
     first.close()
     second.open()
     second.close()
+
+
+def test_who_may_not_is_told_who_may(half_way: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(KernelRefused, match=r"/lock: only root may; nothing was changed$"):
+        Ledger(half_way.directory, BOOT_ID).open()
 
 
 def test_with_no_room_for_it_nothing_is_changed(boot: Boot) -> None:
