@@ -88,7 +88,7 @@ def find(enclave: str | None, name: str | None) -> "dict[str, Any]":
     if found:
         which = ", ".join(map(enclave_id, found))
         raise Failure(failure.NO_SUCH_ENCLAVE, f"cannot choose: {len(found)} enclaves have the {wanted}: {which}")
-    there = ", ".join(map(enclave_id, leases)) or "none"
+    there = ", ".join((not enclave and lease["name"]) or enclave_id(lease) for lease in leases) or "none"
     raise Failure(failure.NO_SUCH_ENCLAVE, f"cannot find an enclave with the {wanted}; running: {there}")
 
 

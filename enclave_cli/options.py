@@ -61,7 +61,8 @@ class Request:
             raise wrong(f"--cpu-ids: got {self.cpus}, wanted numbers of CPUs, each once")
         if not is_name(self.name):
             wanted = f"1 to {LONGEST_NAME} of A-Z a-z 0-9 {NAME_MARKS}, the first a letter or a digit"
-            raise wrong(f"--enclave-name: got {self.name!r}, wanted {wanted}")
+            got = self.name if len(self.name) <= LONGEST_NAME else f"{self.name[:LONGEST_NAME]}…"
+            raise wrong(f"--enclave-name: got {got!r}, wanted {wanted}")
         if self.memory_mib < LEAST_MEMORY_MIB:
             raise wrong(f"--memory: got {self.memory_mib} MiB, wanted {LEAST_MEMORY_MIB} MiB or more")
         if self.cid and not vsock.FIRST_CID <= self.cid <= vsock.LAST_CID:
@@ -104,7 +105,8 @@ def read_config(path: str) -> "dict[str, Any]":
         with open(path, encoding="utf-8") as file:
             config = json.load(file)
     except (OSError, ValueError, RecursionError) as error:
-        raise Failure(failure.FILE_REFUSED, f"cannot read {path}: {error}; nothing was taken from the pool") from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise Failure(failure.FILE_REFUSED, f"cannot read {path}: {why}; nothing was taken from the pool") from None
     if not isinstance(config, dict):
         raise _refused(path, "file", "something else", "a JSON object")
     for key, value in config.items():
@@ -128,7 +130,7 @@ def cpu_ids(words: list[str]) -> list[int]:
     for word in ",".join(words).split(","):
         first, dash, last = word.partition("-")
         span = range(int(first), int(last if dash else first) + 1)
-        if len(cpus) + span.stop - span.start > MOST_CPUS:
-            raise ValueError("more CPUs than any machine has")
+        if span.stop <= span.start or len(cpus) + span.stop - span.start > MOST_CPUS:
+            raise ValueError("it runs backwards, or has more CPUs than any machine")
         cpus += span
     return cpus

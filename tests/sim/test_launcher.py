@@ -357,6 +357,13 @@ def comm(pid: int) -> str:
         return ""
 
 
+def test_who_asks_by_name_is_told_names(cli: Cli, allocator: FakeAllocator) -> None:
+    enclave = run(cli, "--enclave-name", "web")
+    for option, there in (("--enclave-name", "web"), ("--enclave-id", enclave["EnclaveID"])):
+        done = cli("terminate-enclave", option, "wbe")
+        assert done.returncode == failure.NO_SUCH_ENCLAVE and done.stderr.endswith(f"running: {there}\n")
+
+
 def test_another_programs_lease_is_the_allocators_to_end(cli: Cli, allocator: FakeAllocator) -> None:
     enclave = run(cli)
     lease = allocator.leases[enclave["EnclaveID"][-16:]]
@@ -480,6 +487,18 @@ def test_a_config_file_that_is_wrong(tmp_path: Path, text: str) -> None:
     assert caught.value.status == failure.FILE_REFUSED and str(path) in str(caught.value)
 
 
+def test_a_config_file_that_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "web.json"
+    with pytest.raises(Failure) as caught:
+        read_config(str(path))
+    assert str(caught.value) == f"cannot read {path}: No such file or directory; nothing was taken from the pool"
+
+
+def test_a_long_name_is_told_in_short() -> None:
+    with pytest.raises(Failure, match=f"--enclave-name: got '{'a' * 64}…', wanted 1 to 64"):
+        Request({"eif_path": "x", "memory_mib": 64, "cpu_count": 2, "enclave_name": "a" * 5000})
+
+
 @pytest.mark.parametrize("cid", [1, 2, 3, 4294967295, 4294967296, -1])
 def test_reserved_cids(cid: int) -> None:
     with pytest.raises(Failure, match=f"--enclave-cid: got {cid}, wanted 4 to 4294967294, or 0"):
@@ -488,7 +507,7 @@ def test_reserved_cids(cid: int) -> None:
 
 def test_numbers_of_cpus() -> None:
     assert cpu_ids(["2", "3"]) == cpu_ids(["2,3"]) == cpu_ids(["2-3"]) == [2, 3]
-    for words in (["x"], [""], ["1-"], ["0-99999"], [f"0-{10**30}"]):
+    for words in (["x"], [""], ["1-"], ["3-2"], ["0-99999"], [f"0-{10**30}"]):
         with pytest.raises(ValueError):
             cpu_ids(words)
 
