@@ -5,6 +5,7 @@ VENV := .venv/bin
 STEPS := 100000
 FUZZ_SECONDS := 1800
 LOAD_SECONDS := 3600
+GUEST_STEPS := 500
 
 .PHONY: help setup deb rpm hello-eif hello-small-eif demo docs test soak lint clean
 help: ## Show this list
@@ -18,8 +19,9 @@ demo: hello-small-eif ## Show the main job, end to end, in a throw-away guest
 test: setup lint ## Run all checks and all rings of tests, two guests at once
 	$(VENV)/pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder --durations 25 --junitxml build/tests.xml
 
-soak: setup .venv/soak ## Search for what breaks a promise, some hours; STEPS, FUZZ_SECONDS and LOAD_SECONDS bound it
+soak: setup .venv/soak ## Search for what breaks a promise, some hours; STEPS, GUEST_STEPS, LOAD_SECONDS and FUZZ_SECONDS bound it
 	for kind in allocator service; do $(VENV)/python -m tests.soak --of $$kind --steps $(STEPS); done
+	tests/vm/ring --timeout 36000 walk.sh $(GUEST_STEPS)
 	tests/vm/ring --timeout $$(($(LOAD_SECONDS) + 1200)) load.sh $(LOAD_SECONDS)
 	for reader in frames yaml image; do $(VENV)/python -m tests.soak.fuzz $$reader --seconds $(FUZZ_SECONDS); done
 

@@ -11,11 +11,14 @@ moves between cgroups, and that one for the lock. The whole machine hangs (tests
 After the last of these leases the slice stays, open, until its CPUs are the host's again. Forming the partition took
 them from the affinity of every host task. A task gets a CPU back when it comes online, but only in a cpuset below the
 root; systemd drops those when the last unit with `AllowedCPUs=` goes, and on Linux 6.12 (`cpuset_attach`) the tasks
-that move to the root then keep what they had, for ever.
+that move to the root then keep what they had, for ever. For CPUs that others have offline just then, see
+`_unlike_the_root`.
 """
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ali_enclaves_allocator.kernel.systemd import systemd
@@ -27,6 +30,9 @@ CGROUP = Path("/sys/fs/cgroup")
 SLICE = "enclaves.slice"
 DROP_INS = Path("/run/systemd/system.control", f"{SLICE}.d")
 """Where systemd keeps what `set-property --runtime` sets."""
+
+PRESENT = Path("/sys/devices/system/cpu/present")
+"""The CPUs that are plugged in (Documentation/admin-guide/cputopology.rst)."""
 
 SET_APART = "root"
 """The state of a valid partition (`cpuset.cpus.partition`)."""
@@ -147,14 +153,39 @@ class LinuxScopes:
             if not ours & online <= os.sched_getaffinity(KTHREADD):
                 partition.write_text(SET_APART)
             partition.write_text("member")
-            systemd("systemctl", "set-property", "--runtime", SLICE, "AllowedCPUs=")
-            systemd("systemctl", "stop", SLICE)
+            with _unlike_the_root():
+                systemd("systemctl", "set-property", "--runtime", SLICE, "AllowedCPUs=")
+                systemd("systemctl", "stop", SLICE)
         if DROP_INS.exists():
             systemd("systemctl", "revert", SLICE)
 
     def has_slice(self) -> bool:
         """Tell whether the slice's cgroup or its drop-in is there."""
         return (CGROUP / SLICE).exists() or DROP_INS.exists()
+
+
+@contextmanager
+def _unlike_the_root() -> Iterator[None]:
+    """Have no cgroup below the root agree with it about the CPUs, where there are CPUs that are offline.
+
+    Those are in no task's affinity now, and may come back when the cpusets are gone. A task that moves to the root gets
+    every CPU that there can be, but the kernel passes over those whose cpuset has the same CPUs as the root. So each
+    has a CPU less for that moment. Where somebody else keeps the cpusets, it has that back afterwards.
+    """
+    online = _cpus(CGROUP / "cpuset.cpus.effective")
+    narrowed = []
+    if _cpus(PRESENT) - online and len(online) > 1:
+        for sibling in sorted(CGROUP.glob("*/cpuset.cpus")):
+            if sibling.parent.name != SLICE and not _read(sibling):
+                with suppress(OSError):  # such as EBUSY, for want of room for deadline tasks
+                    sibling.write_text(cpus.format(online - {max(online)}))
+                    narrowed.append(sibling)
+    try:
+        yield
+    finally:
+        for sibling in narrowed:
+            with suppress(OSError), sibling.open("r+") as file:  # mostly it is gone
+                file.write("\n")
 
 
 def _require_free(lent: frozenset[int]) -> None:

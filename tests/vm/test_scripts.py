@@ -62,6 +62,7 @@ RING = (
             "lease_online.sh",
             "partition_under_load.sh",
             "leased_cores.sh",
+            "cpu_of_others.sh",
             "lease_holders.sh",
             "enclave_launches.sh",
             "enclave.sh",
@@ -82,6 +83,7 @@ RING = (
             "stray_cpu.sh",
             "lease_online.sh",
             "leased_cores.sh",
+            "cpu_of_others.sh",
             "refusing_cpu.sh",
             "refusing_cpu_half_way.sh",
         ),
@@ -103,7 +105,7 @@ RING = (
         Machine(nodes=1, cores=4, threads=1, hotplug=True, append="maxcpus=1"),
         ("unplugged_cpu.sh",),
     ),
-    Part("large-pages", Machine(memory_mib=8192), ("large_pages.sh",)),
+    Part("large-pages", Machine(memory_mib=8192), ("large_pages.sh", "walk.sh 12 1")),
     Part("large-pages-of-others", Machine(memory_mib=12288), ("other_programs.sh 1G",)),
 )
 
