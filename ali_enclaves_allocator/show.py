@@ -47,7 +47,8 @@ def remains_of(pool: "Pool") -> str:
         return f"{what}, for no lease\n  (to give it back: ali-enclaves-allocator give-back)"
     leases = ", ".join(lease.describe() for lease in pool.leases)
     scopes = " ".join(f"evm-{lease.id}.scope" for lease in pool.leases)
-    return f"{what}, for {leases}\n  (given back when the enclaves end; to end them: systemctl stop {scopes})"
+    way = "given back when the enclaves end, after a removal by ali-enclaves-allocator give-back"
+    return f"{what}, for {leases}\n  ({way}; to end them: systemctl stop {scopes})"
 
 
 def _mistakes(reason: str | None) -> list[str]:

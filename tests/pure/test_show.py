@@ -19,7 +19,8 @@ def test_nothing_remains_of_nothing() -> None:
 def test_what_leases_hold_is_told_with_its_way_back() -> None:
     assert remains_of(LEFT) == (
         "set aside still: CPUs 2-3 (1 core) on node 0, 1024 MiB in 512×2M, for web (CPUs 2-3, 192 MiB)\n"
-        "  (given back when the enclaves end; to end them: systemctl stop evm-0123456789abcdef.scope)"
+        "  (given back when the enclaves end, after a removal by ali-enclaves-allocator give-back; "
+        "to end them: systemctl stop evm-0123456789abcdef.scope)"
     )
 
 
