@@ -6,8 +6,9 @@ STEPS := 100000
 FUZZ_SECONDS := 1800
 LOAD_SECONDS := 3600
 GUEST_STEPS := 500
+PEER :=
 
-.PHONY: help setup deb rpm hello-eif hello-small-eif demo docs test soak lint clean
+.PHONY: help setup deb rpm hello-eif hello-small-eif demo docs test soak bench lint clean
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
@@ -24,6 +25,9 @@ soak: setup .venv/soak ## Search for what breaks a promise, some hours; STEPS, G
 	tests/vm/ring --timeout 36000 walk.sh $(GUEST_STEPS)
 	tests/vm/ring --timeout $$(($(LOAD_SECONDS) + 1200)) load.sh $(LOAD_SECONDS)
 	for reader in frames yaml image; do $(VENV)/python -m tests.soak.fuzz $$reader --seconds $(FUZZ_SECONDS); done
+
+bench: setup .venv/bench ## Measure, and write docs/performance.md; PEER is the path of the AWS allocator
+	$(VENV)/python -m tests.bench $(if $(PEER),--peer $(PEER))
 
 lint: setup ## Check types, style and the shell scripts
 	$(VENV)/mypy
@@ -58,4 +62,8 @@ clean: ## Remove everything that was built, the guest image too
 
 .venv/soak: .venv/ready tests/soak-requirements.txt
 	$(VENV)/pip install --quiet --requirement tests/soak-requirements.txt
+	touch $@
+
+.venv/bench: .venv/ready tests/bench-requirements.txt
+	$(VENV)/pip install --quiet --requirement tests/bench-requirements.txt
 	touch $@

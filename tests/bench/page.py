@@ -1,0 +1,72 @@
+"""The table for people, and the text of docs/performance.md. Pure: what was found goes in, text comes out."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from tests.bench.figures import Figure, Result
+
+HEAD = """\
+<!-- Written by `make bench`; edits are lost. The words are in tests/bench/page.py. -->
+# Performance
+
+How fast the allocator is, against its peers and against the least that the kernel allows. `make bench` measures all of
+it anew and writes this page; `make bench PEER=PATH` compares with AWS's allocator, whose program is no part of this
+project. These are figures, not verdicts: a missed target is told, and fails nothing. What must not grow is *counted* by
+the tests (`tests/sim/test_counts.py`), because a count does not depend on the machine and a time does.
+
+Every ratio is the median of at least 7 pairs. Of a pair, ours and theirs run right after each other, and take turns at
+being first; both ran once before, uncounted. In brackets are the quartiles. What runs in a guest runs under QEMU's
+emulation, on memory that was touched before; times there are many times those of a real machine, and only the
+ratios mean something.
+"""
+
+
+def table(results: Mapping[str, Result]) -> str:
+    """Return the table of all figures, as Markdown, which a terminal shows well too."""
+    head = ("work", "against", "figure", "target", "", "times, and more")
+    rows = [_cells(figure) for result in results.values() for figure in result.figures]
+    return "\n".join([_line(head), _line(["---"] * len(head)), *map(_line, rows)]) + "\n"
+
+
+def page(results: Mapping[str, Result]) -> str:
+    """Return the whole text."""
+    parts = [HEAD, table(results)]
+    parts += [_plots(result) for result in results.values() if result.plots]
+    parts += [
+        f"## {name}\n\n```\n{result.profile.rstrip()}\n```\n" for name, result in results.items() if result.profile
+    ]
+    parts.append(_where(results))
+    return "\n".join(parts)
+
+
+def _cells(figure: Figure) -> tuple[str, ...]:
+    """Return the cells of one figure."""
+    value = "—" if figure.value is None else f"{figure.value:.3g} {figure.unit}"
+    spread = f" ({figure.spread[0]:.3g} … {figure.spread[1]:.3g})" if figure.spread else ""
+    return figure.work, figure.against, value + spread, str(figure.target or "—"), figure.verdict, figure.note
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _plots(result: Result) -> str:
+    """Show the plots of a row."""
+    return "\n".join(f"![{plot.title}]({name}.svg)\n" for name, plot in result.plots.items())
+
+
+def _profile(name: str, text: str) -> str:
+    """Show where the time of a row goes."""
+    return f"## {name}\n\n```\n{text.rstrip()}\n```\n"
+
+
+def _where(results: Mapping[str, Result]) -> str:
+    """Say on what each row was measured, when and by which command; rows of one run share a line."""
+    runs: dict[tuple[str, str, str], list[str]] = {}
+    for name, result in results.items():
+        runs.setdefault((result.machine, result.date, result.command), []).append(name)
+    lines = [_run(names, *run) for run, names in runs.items()]
+    return "## Where and when\n\n" + "\n".join(lines) + "\n"
+
+
+def _run(names: Sequence[str], machine: str, date: str, command: str) -> str:
+    return f"- {', '.join(names)}: {date}, `{command}`, on {machine}"
