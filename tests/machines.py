@@ -97,6 +97,9 @@ ONE_CORE = machine([cores(0, (0, 1))])
 TORN_CORES = Machine(cores(0, (0, 1), (2, 3), (4, 5), (6, 7)), memory_mib={0: 4096}, offline=frozenset({3, 7}))
 """Somebody took single hyper-threads offline, which may come back any time."""
 
+TORN_HOST_CORE = Machine(cores(0, (0, 1), (2, 3)), memory_mib={0: 4096}, offline=frozenset({1}))
+"""Somebody took a hyper-thread of the host's own core offline; the other core is whole."""
+
 ALL_TORN = replace(TORN_CORES, offline=frozenset({1, 3, 5, 7}))
 """Somebody took one hyper-thread of every core offline by hand; SMT is on."""
 
@@ -143,6 +146,7 @@ BOOTABLE = {
     "four_nodes": FOUR_NODES,
     "one_core_left": ONE_CORE_LEFT,
     "torn_cores": TORN_CORES,
+    "torn_host_core": TORN_HOST_CORE,
     "nosmt": NOSMT,
     "mixed_smt": MIXED_SMT,
     "lone_core_beyond": LONE_CORE_BEYOND,

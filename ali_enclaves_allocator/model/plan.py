@@ -52,7 +52,7 @@ def choose(config: Config, topology: Topology, present: Pool) -> Plan:
         HostMemoryTooLow: the host would be left with too little memory.
         LeaseInTheWay: what is asked cannot be had without cutting a lease.
     """
-    if len(topology.cpus) < 2 * topology.threads_per_core:
+    if len(topology.cpus) < 2 * topology.threads_per_core and not any(_free_cores(topology, present)):
         raise MachineTooSmall(len(topology.cpus), 2 * topology.threads_per_core)
     _require_driver(config, topology, present)
     asked = _asked(config, topology, present)

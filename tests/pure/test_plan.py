@@ -37,6 +37,7 @@ from tests.machines import (
     ONE_NODE,
     SMALL_PAGE_KIB,
     TORN_CORES,
+    TORN_HOST_CORE,
     Machine,
     cores,
 )
@@ -79,6 +80,7 @@ def cpu_list(plan: Plan) -> str:
         (FOUR_NODES, {"cpu_count": 14, "max_enclaves": 4}, "2-15", {0: 4, 1: 10, 2: 9, 3: 9}),
         (ONE_CORE_LEFT, {"cpu_count": 2}, "2-3", {0: 32}),
         (TORN_CORES, {"cpu_count": 2}, "4-5", {0: 32}),
+        (TORN_HOST_CORE, {"cpu_count": 2}, "2-3", {0: 32}),
         (NOSMT, {"cpu_count": 3}, "1-3", {0: 32}),
         (NOSMT, {"cpu_count": 4}, "4-7", {1: 32}),
         (NOSMT, {"cpu_pool": "5"}, "5", {1: 32}),
