@@ -17,6 +17,14 @@ def timed(work: Work) -> float:
     return time.perf_counter() - begin
 
 
+def busy(work: Work) -> float:
+    """Return the processor seconds that some work takes, which others on the machine hardly change."""
+    gc.collect()
+    begin = time.process_time()
+    work()
+    return time.process_time() - begin
+
+
 def interleaved(ours: Work, theirs: Work, count: int) -> list[Pair]:
     """Time both so many times; each goes first in every other pair, after one round of each that does not count."""
     ours()
