@@ -103,10 +103,11 @@ class Daemon:
             self._refuse(error)
         self._lender.watch()
         self._phase = "ready"
-        self._monitor.start()
+        self.look()
         unit.store_socket(self._endpoint.listener)
         log.info("%s", self.view().summary, extra=POOL_DEGRADED if self.state == "degraded" else POOL_READY)
         unit.notify("READY=1")
+        self._monitor.start()
 
     async def reload(self) -> None:
         """Read the file again and bring it into force, or change nothing.
