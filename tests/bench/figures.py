@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from math import log
 from statistics import median, quantiles
 
 MILLISECOND = 1e-3
@@ -130,14 +130,7 @@ def exponent(points: Sequence[tuple[float, float]]) -> float:
 
     It is the slope between the logarithms, by least squares.
     """
-    from math import log
-
     xs, ys = [log(x) for x, _ in points], [log(y) for _, y in points]
     mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
     above = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True))
     return above / sum((x - mean_x) ** 2 for x in xs)
-
-
-def steepest(points: Sequence[tuple[float, float]]) -> float:
-    """Return the largest exponent between two neighbours, which a mean would hide."""
-    return max(exponent(two) for two in pairwise(points))

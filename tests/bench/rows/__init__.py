@@ -1,11 +1,16 @@
 """The rows of the benchmark, in the order of the table."""
 
 from tests.bench.row import Row
-from tests.bench.rows import choice, describe, getpool, growth
+from tests.bench.rows import choice, describe, getpool, growth, idle, lease, restart, start, work
 
 ROWS = {
+    "start": Row(start.measure, in_guest=True),
+    "work": Row(work.measure, in_guest=True),
+    "restart": Row(restart.measure, in_guest=True),
     "choice": Row(choice.measure),
     "growth": Row(growth.measure),
     "getpool": Row(getpool.measure),
+    "lease": Row(lease.measure, in_guest=True),
+    "idle": Row(idle.measure, in_guest=True),
     "describe": Row(describe.measure),
 }

@@ -1,0 +1,39 @@
+"""Apply and undo, kernel work only, against the bare sequence of the same from a small C program."""
+
+from statistics import median
+
+from tests.bench.figures import Pair, Result, Target, ratio, seconds
+from tests.bench.in_guest import Times
+from tests.bench.in_guest import measure as in_guest
+from tests.bench.row import Options
+
+BARE = "the bare sequence, in C"
+
+
+def measure(options: Options) -> Result:
+    """Make and undo the pool of the shipped file, in a process that is up, so that imports count for nothing."""
+    times = in_guest("work", options.pairs)
+    commands = median(one["commands"] for one in times)
+    kernel = ratio(
+        "apply + undo, kernel work only",
+        BARE,
+        [Pair(one["kernel"], _bare(one)) for one in times],
+        Target("≤", 1.1),
+        note=f"of ours {seconds(commands)} are systemd's commands, which mount and unmount",
+    )
+    without = ratio(
+        "the same without systemd's commands",
+        BARE,
+        [Pair(one["kernel"] - one["commands"], _bare(one)) for one in times],
+        None,
+    )
+    whole = ratio("the same with all that is read, chosen and recorded", BARE, _whole(times), None)
+    return Result([kernel, without, whole])
+
+
+def _whole(times: list[Times]) -> list[Pair]:
+    return [Pair(one["whole"], _bare(one)) for one in times]
+
+
+def _bare(times: Times) -> float:
+    return times["bare_settings"] + times["bare_hold"] + times["bare_undo"]
