@@ -82,6 +82,7 @@ class Wire:
     def __init__(self, sock: socket.socket, limits: Limits, account: Account, on_end: Callable[[], None]) -> None:
         self.sock, self.limits, self.account, self.on_end = sock, limits, account, on_end
         self.ended = False
+        self._paused = self._waiting = False  # reading, and for the socket to take more: the loop is asked only then
         self._loop = asyncio.get_running_loop()
         self._frames, self._received = Frames(limits.frame), deque[bytes]()
         self._queue = deque[tuple[bytearray, Sequence[int]]]()
@@ -103,7 +104,8 @@ class Wire:
             return None
         frame = self._received.popleft()
         self._count(calls=-len(frame) - 1)
-        if not self._received and not self.ended:
+        if self._paused and not self._received and not self.ended:
+            self._paused = False
             self._loop.add_reader(self.sock, self._readable)
         return frame
 
@@ -146,6 +148,7 @@ class Wire:
         Without room for ancillary data the kernel drops the descriptors that nobody asked for; they never are ours.
         """
         if self._received:
+            self._paused = True
             self._loop.remove_reader(self.sock)
             return self._stop_clock()
         try:
@@ -201,11 +204,12 @@ class Wire:
                     self._queue.popleft()
                 self._count(replies=-sent)
         except BlockingIOError:
+            self._waiting = True
             self._loop.add_writer(self.sock, self._writable)
         except OSError:
             self._abandon()
         else:
-            self._loop.remove_writer(self.sock)
+            self._stop_waiting()
             self._drained.set()
 
     def _abandon(self) -> None:
@@ -215,10 +219,16 @@ class Wire:
             close_all(fds)
         self._queue.clear()
         self._count(-self._calls, -self._replies)
-        self._loop.remove_writer(self.sock)
+        self._stop_waiting()
         self._drained.set()
         self.sock.shutdown(socket.SHUT_RDWR)
         self._end()
+
+    def _stop_waiting(self) -> None:
+        """Ask no more when the socket takes something, if that was asked."""
+        if self._waiting:
+            self._waiting = False
+            self._loop.remove_writer(self.sock)
 
     def _count(self, calls: int = 0, replies: int = 0) -> None:
         self._calls += calls

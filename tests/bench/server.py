@@ -1,13 +1,16 @@
 """A server of GetPool in a process of its own: ours on the simulated kernel, or a peer's that serves the same reply.
 
-`python -m tests.bench.server ours DIRECTORY`, or `varlink`, `asyncvarlink`. A peer finds in the directory the reply and
-the interface. Each listens on `allocator.sock` there and says "ready". The peers get their easiest task: the reply is a
-dictionary that stands, which neither of them checks against the interface.
+`python -m tests.bench.server ours DIRECTORY`, or `varlink`, `asyncvarlink`; or `bare`, which is no server but the floor:
+a loop that reads whatever comes and writes the same bytes. A peer finds in the directory the reply and the interface.
+Each listens on `allocator.sock` there and says "ready". The peers get their easiest task: the reply is a dictionary that
+stands, which neither of them checks against the interface.
 """
 
 import asyncio
 import json
 import logging
+import select
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +24,7 @@ from enclave_cli.client import Client
 ROOT = Path(__file__).parents[2]
 NAME = "io.ali-enclaves.Allocator"
 PEERS = ("varlink", "asyncvarlink")
+FLOOR = "bare"
 
 
 @contextmanager
@@ -109,7 +113,28 @@ def serve_asyncvarlink(directory: Path) -> None:
     asyncio.run(serve())
 
 
-SERVERS = {"ours": serve_ours, "varlink": serve_varlink, "asyncvarlink": serve_asyncvarlink}
+def serve_bare(directory: Path) -> None:
+    """Answer whatever comes with the same bytes."""
+    frame = json.dumps({"parameters": json.loads((directory / "reply.json").read_text())}).encode() + b"\0"
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(f"{directory}/allocator.sock")
+    listener.listen(socket.SOMAXCONN)
+    poll, clients = select.epoll(), {listener.fileno(): listener}
+    poll.register(listener, select.EPOLLIN)
+    print("ready", flush=True)
+    while True:
+        for fd, _ in poll.poll():
+            if fd == listener.fileno():
+                client, _ = listener.accept()
+                clients[client.fileno()] = client
+                poll.register(client, select.EPOLLIN)
+            elif clients[fd].recv(4096):
+                clients[fd].send(frame)
+            else:
+                clients.pop(fd).close()
+
+
+SERVERS = {"ours": serve_ours, "varlink": serve_varlink, "asyncvarlink": serve_asyncvarlink, "bare": serve_bare}
 
 if __name__ == "__main__":
     SERVERS[sys.argv[1]](Path(sys.argv[2]))

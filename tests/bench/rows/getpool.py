@@ -6,10 +6,10 @@ from dataclasses import replace
 from statistics import median
 
 from tests.bench.clients import Clients
-from tests.bench.figures import Figure, Pair, Plot, Result, Target, ratio
+from tests.bench.figures import Figure, Pair, Plot, Result, Target, faster, ratio
 from tests.bench.pairs import interleaved
 from tests.bench.row import Options
-from tests.bench.server import PEERS, reply_of, serving
+from tests.bench.server import FLOOR, PEERS, reply_of, serving
 
 CALLS = 2000
 CLIENTS = (1, 3, 10, 30, 100, 200)
@@ -22,7 +22,7 @@ def measure(options: Options) -> Result:
         pairs = {number: _pairs(paths, number, options.pairs) for number in CLIENTS}
     figures = [_figure(number, pairs[number]) for number in TARGETS]
     times = {"ours": [(float(number), _median([pair.ours for pair in pairs[number][PEERS[0]]])) for number in CLIENTS]}
-    for peer in PEERS:
+    for peer in (*PEERS, FLOOR):
         times[peer] = [(float(number), _median([pair.theirs for pair in pairs[number][peer]])) for number in CLIENTS]
     plot = Plot("GetPool", "clients, each with one call under way", "latency, ms", times, logarithmic=True)
     return Result(figures, {"performance-getpool": plot})
@@ -34,7 +34,7 @@ def _servers() -> Iterator[dict[str, str]]:
     with ExitStack() as stack:
         ours = stack.enter_context(serving("ours"))
         reply = reply_of(ours)
-        paths = {"ours": ours} | {peer: stack.enter_context(serving(peer, reply)) for peer in PEERS}
+        paths = {"ours": ours} | {peer: stack.enter_context(serving(peer, reply)) for peer in (*PEERS, FLOOR)}
         for peer in PEERS:
             assert reply_of(paths[peer]) == reply
         yield paths
@@ -45,7 +45,7 @@ def _pairs(paths: dict[str, str], number: int, count: int) -> dict[str, list[Pai
     with ExitStack() as stack:
         clients = {name: stack.enter_context(Clients(path, number)) for name, path in paths.items()}
         found = {}
-        for peer in PEERS:
+        for peer in (*PEERS, FLOOR):
             pairs = interleaved(lambda: clients["ours"].calls(CALLS), lambda: clients[peer].calls(CALLS), count)  # noqa: B023
             found[peer] = [Pair(pair.ours * number / CALLS, pair.theirs * number / CALLS) for pair in pairs]
         return found
@@ -55,7 +55,12 @@ def _figure(number: int, pairs: dict[str, list[Pair]]) -> Figure:
     """Compare with the better peer."""
     better = min(PEERS, key=lambda peer: median(pair.theirs for pair in pairs[peer]))
     named = "one connection" if number == 1 else f"{number} connections"
-    figure = ratio(f"GetPool, {named}", f"`{better}`, the better peer", pairs[better], TARGETS[number], is_faster=True)
+    floor = median(
+        faster([Pair(pair.theirs, other.theirs) for pair, other in zip(pairs[FLOOR], pairs[better], strict=True)])
+    )
+    note = f"a loop that only writes the same bytes: {floor:.3g} ×"
+    against = f"`{better}`, the better peer"
+    figure = ratio(f"GetPool, {named}", against, pairs[better], TARGETS[number], is_faster=True, note=note)
     return replace(figure, unit="× as fast")
 
 
