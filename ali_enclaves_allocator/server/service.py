@@ -62,6 +62,8 @@ class Service:
     def __init__(self, allocator: Allocator) -> None:
         self._allocator = allocator
         self._changed = asyncio.Event()
+        self._told: PoolReply | None = None
+        """What GetPool answers as long as the view is the same: a reply that is sent again is written only once."""
 
     def interface(self) -> Interface:
         """Return the methods and the errors, with their description."""
@@ -82,7 +84,10 @@ class Service:
 
     async def get_pool(self, _call: Call, _: Nothing) -> PoolReply:
         """Return the state of the pool, node by node. Anyone may ask."""
-        return PoolReply(pool=self._allocator.view())
+        view = self._allocator.view()
+        if self._told is None or self._told.pool is not view:
+            self._told = PoolReply(pool=view)
+        return self._told
 
     async def list_leases(self, _call: Call, _: Nothing) -> LeasesReply:
         """Return every lease. Anyone may ask."""

@@ -59,6 +59,10 @@ class _Request(BaseModel, strict=True):
         return None if request.oneway and request.more else request
 
 
+def _json(message: dict[str, Any]) -> bytes:
+    return to_json(message, inf_nan_mode="null") + b"\0"
+
+
 class _Client:
     """One client and the task that answers it."""
 
@@ -126,7 +130,7 @@ class _Client:
         if request.oneway:
             return close_all(fds)
         try:
-            frame = to_json(message, inf_nan_mode="null") + b"\0"
+            frame = self.server.frame_of(message)
         except ValueError:
             close_all(fds)
             raise
@@ -160,6 +164,7 @@ class Server:
         self._clients: set[_Client] = set()
         self._accounts: defaultdict[int, Account] = defaultdict(Account)
         self._pause: asyncio.TimerHandle | None = None
+        self._last: tuple[BaseModel | None, bytes] = (None, b"")
 
     async def start(self) -> None:
         """Begin to accept; makes the listening socket non-blocking."""
@@ -197,6 +202,19 @@ class Server:
         if method.stream and not request.more:
             raise VarlinkError(f"{SERVICE}.ExpectedMore")
         return method
+
+    def frame_of(self, message: dict[str, Any]) -> bytes:
+        """Write a message as JSON, NUL included, unless it is the very same frozen model as the last.
+
+        Raises:
+            ValueError: it has no form in JSON.
+        """
+        model = message["parameters"]
+        if message.keys() != {"parameters"} or not (isinstance(model, BaseModel) and model.model_config.get("frozen")):
+            return _json(message)
+        if self._last[0] is not model:
+            self._last = model, _json(message)
+        return self._last[1]
 
     def _accept(self) -> None:
         """Welcome those who wait, a bounded number at a time; pause while this process has no room for them."""

@@ -1,8 +1,8 @@
 """A server of GetPool in a process of its own: ours on the simulated kernel, or a peer's that serves the same reply.
 
-`python -m tests.bench.server ours DIRECTORY`, or `varlink`, `asyncvarlink`; or `bare`, which is no server but the floor:
-a loop that reads whatever comes and writes the same bytes. A peer finds in the directory the reply and the interface.
-Each listens on `allocator.sock` there and says "ready". The peers get their easiest task: the reply is a dictionary that
+`python -m tests.bench.server ours DIRECTORY`, or `varlink`, `asyncvarlink`; or `bare`, no server but the floor: a loop
+that reads whatever comes and writes the same bytes. A peer finds in the directory the reply and the interface. Each
+listens on `allocator.sock` there and says "ready". The peers get their easiest task: the reply is a dictionary that
 stands, which neither of them checks against the interface.
 """
 
