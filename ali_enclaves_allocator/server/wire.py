@@ -116,19 +116,24 @@ class Wire:
     def send(self, frame: bytes, fds: Sequence[int] = ()) -> None:
         """Queue a frame, NUL included, and close `fds` when it is sent or cannot be.
 
-        Frames leave together at the loop's next turn. Those with descriptors leave alone, their first byte carrying
-        them: sd-varlink takes what comes with a message for the first frame in it.
+        A frame leaves at once; while more calls wait to be answered, frames leave together at the loop's next turn.
+        Those with descriptors leave alone, their first byte carrying them: sd-varlink takes what comes with a message
+        for the first frame in it.
         """
         if self._replies > (0 if self._crowded() else self.limits.queue):
             close_all(fds)
             return self._abandon()
-        if not self._queue:
-            self._drained.clear()
-            self._loop.call_soon(self._writable)
-        if not self._queue or self._queue[-1][1] or fds:
+        idle = not self._queue
+        if idle or self._queue[-1][1] or fds:
             self._queue.append((bytearray(), fds))
         self._queue[-1][0].extend(frame)
         self._count(replies=len(frame))
+        if idle:
+            self._drained.clear()
+            if self._received:
+                self._loop.call_soon(self._writable)
+            else:
+                self._writable()
 
     def finish(self) -> None:
         """Take what has arrived by now and read no more."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from tests.bench.figures import Result
+from tests.bench.figures import Result, merged
 from tests.bench.page import page, table
 from tests.bench.plots import draw
 from tests.bench.row import LEAST_PAIRS, Options
@@ -38,9 +38,8 @@ def main() -> None:
         kept(name).write_bytes(RESULT.dump_json(found[name], indent=1))
     print(table(found))
     every = {name: RESULT.validate_json(kept(name).read_bytes()) for name in ROWS if kept(name).exists()}
-    for result in every.values():
-        for file, plot in result.plots.items():
-            draw(plot, DOCS / f"{file}.svg")
+    for file, plot in merged(every.values()).items():
+        draw(plot, DOCS / f"{file}.svg")
     (DOCS / "performance.md").write_text(page(every))
 
 

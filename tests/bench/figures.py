@@ -1,7 +1,7 @@
 """Figures: what a row of the benchmark found, as values, and the arithmetic of them. It measures nothing."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from math import log
 from statistics import median, quantiles
 
@@ -80,6 +80,16 @@ class Result:
     machine: str = ""
     date: str = ""
     command: str = ""
+
+
+def merged(results: Iterable[Result]) -> dict[str, Plot]:
+    """Return all plots by their names; of one that several rows have a part of, the curves joined."""
+    found: dict[str, Plot] = {}
+    for name, plot in (item for result in results for item in result.plots.items()):
+        before = found.get(name, replace(plot, curves={})).curves
+        names = before | plot.curves
+        found[name] = replace(plot, curves={key: before.get(key, []) + plot.curves.get(key, []) for key in names})
+    return found
 
 
 def slower(pairs: Sequence[Pair]) -> list[float]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from tests.bench.figures import Figure, Result
+from tests.bench.figures import Figure, Result, merged
 
 HEAD = """\
 <!-- Written by `make bench`; edits are lost. The words are in tests/bench/page.py. -->
@@ -30,7 +30,7 @@ def table(results: Mapping[str, Result]) -> str:
 def page(results: Mapping[str, Result]) -> str:
     """Return the whole text."""
     parts = [HEAD, table(results)]
-    parts += [_plots(result) for result in results.values() if result.plots]
+    parts += [f"![{plot.title}]({name}.svg)\n" for name, plot in merged(results.values()).items()]
     parts += [
         f"## {name}\n\n```\n{result.profile.rstrip()}\n```\n" for name, result in results.items() if result.profile
     ]
@@ -47,11 +47,6 @@ def _cells(figure: Figure) -> tuple[str, ...]:
 
 def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _plots(result: Result) -> str:
-    """Show the plots of a row."""
-    return "\n".join(f"![{plot.title}]({name}.svg)\n" for name, plot in result.plots.items())
 
 
 def _profile(name: str, text: str) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.bench.figures import Figure, Pair, Plot, Result, Target, exponent, quartiles, ratio, seconds
+from tests.bench.figures import Figure, Pair, Plot, Result, Target, exponent, merged, quartiles, ratio, seconds
 from tests.bench.page import page, table
 
 PAIRS = [Pair(2, 1), Pair(3, 1), Pair(100, 1), Pair(4, 2), Pair(9, 3)]
@@ -37,6 +37,15 @@ def test_a_target_is_met_or_missed(value: float | None, target: Target | None, v
 def test_growth() -> None:
     assert exponent([(x, 7 * x) for x in (1, 2, 4, 8)]) == pytest.approx(1)
     assert exponent([(x, 3 * x * x) for x in (1, 2, 4, 8)]) == pytest.approx(2)
+
+
+def test_rows_join_their_curves() -> None:
+    parts = [
+        Plot("A plot", "x", "y", {"ours": [(1, 2)], "theirs": [(1, 3)]}),
+        Plot("A plot", "x", "y", {"ours": [(4, 5)]}),
+    ]
+    whole = merged(Result([], {"one": part}) for part in parts)
+    assert whole == {"one": Plot("A plot", "x", "y", {"ours": [(1, 2), (4, 5)], "theirs": [(1, 3)]})}
 
 
 def test_quartiles_of_one() -> None:

@@ -4,7 +4,7 @@ from tests.bench.row import Row
 from tests.bench.rows import choice, describe, getpool, growth, idle, lease, restart, start, work
 
 ROWS = {
-    "start": Row(start.measure, in_guest=True),
+    **{name: Row(one.measure, in_guest=True) for name, one in start.STARTS.items()},
     "work": Row(work.measure, in_guest=True),
     "restart": Row(restart.measure, in_guest=True),
     "choice": Row(choice.measure),

@@ -1,10 +1,12 @@
 """`systemctl start` to active, on 8, 16 and 32 CPUs, against AWS's allocator with the same request.
 
+The peer needs `file(1)` and its library: packages of them that lie beside the program are installed in the guest.
 The peer reserves and lets anybody have the pages; ours also holds and clears them. So what each needs above the bare
 kernel writes of its own kind is told too.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import median
 
 from tests.bench.figures import Figure, Pair, Plot, Result, Target, ratio, seconds
@@ -13,28 +15,37 @@ from tests.bench.in_guest import measure as in_guest
 from tests.bench.row import Options
 
 MEMORY_MIB = 1024
-SHAPES = {
-    "documented file, 8 CPUs": (Shape(), 2, Target("≤", 1.5)),
-    "half of 16 CPUs": (Shape(cores=4), 8, Target("≤", 1.0)),
-    "half of 32 CPUs": (Shape(cores=8), 16, Target("≤", 0.7)),
-}
 AGAINST = "AWS's allocator"
 
 
-def measure(options: Options) -> Result:
-    """Boot a guest of each size."""
-    figures: list[Figure] = []
-    curves: dict[str, list[tuple[float, float]]] = {}
-    for name, (shape, cpus, target) in SHAPES.items():
+@dataclass(frozen=True)
+class Start:
+    """A start on one machine."""
+
+    name: str
+    shape: Shape
+    cpus: int
+    target: Target
+
+    def measure(self, options: Options) -> Result:
+        """Start both in turns in one guest."""
         files = [options.peer, *sorted(options.peer.parent.glob("*.deb"))] if options.peer else []
-        keys = {"memory_mib": MEMORY_MIB, "cpu_count": cpus, "peer": int(bool(options.peer))}
-        times = in_guest("start", options.pairs, shape=shape, files=files, **keys)
-        figures += _figures(name, times, target)
-        for key, curve in (("ours", "ours"), ("theirs", AGAINST), ("bare_settings", "bare writes")):
-            if key in times[0]:
-                curves.setdefault(curve, []).append((float(shape.cpus), median(one[key] for one in times)))
-    plot = Plot(f"systemctl start, {MEMORY_MIB} MiB, in emulation", "CPUs of the machine", "seconds", curves)
-    return Result(figures, {"performance-start": plot})
+        keys = {"memory_mib": MEMORY_MIB, "cpu_count": self.cpus, "peer": int(bool(options.peer))}
+        times = in_guest("start", options.pairs, shape=self.shape, files=files, **keys)
+        curves = {
+            curve: [(float(self.shape.cpus), median(one[key] for one in times))]
+            for key, curve in (("ours", "ours"), ("theirs", AGAINST), ("bare_settings", "bare writes"))
+            if key in times[0]
+        }
+        plot = Plot(f"systemctl start, {MEMORY_MIB} MiB, in emulation", "CPUs of the machine", "seconds", curves)
+        return Result(_figures(self.name, times, self.target), {"performance-start": plot})
+
+
+STARTS = {
+    "start-8": Start("documented file, 8 CPUs", Shape(), 2, Target("≤", 1.5)),
+    "start-16": Start("half of 16 CPUs", Shape(cores=4), 8, Target("≤", 1.0)),
+    "start-32": Start("half of 32 CPUs", Shape(cores=8), 16, Target("≤", 0.7)),
+}
 
 
 def _figures(name: str, times: Sequence[Times], target: Target) -> list[Figure]:

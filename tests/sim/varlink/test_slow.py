@@ -90,11 +90,11 @@ def test_a_caller_that_reads_is_not_dropped_for_its_siblings(wires: Wires) -> No
         wire, theirs = wires(account=(account := Account(held=others)))
         wire.send(b"one\0")
         await wire.drained()
-        wire.send(b"two\0", [os.open("/dev/null", os.O_RDONLY)])
+        assert theirs.recv(100) == b"one\0"
+        wire.send(bytes(4 * Limits().sent), [os.open("/dev/null", os.O_RDONLY)])
         assert not wire.ended
         wire.send(b"three\0", [os.open("/dev/null", os.O_RDONLY)])  # while something waits
         assert wire.ended and account.held == others
-        assert theirs.recv(100) == b"one\0"
 
     asyncio.run(talk())
 
