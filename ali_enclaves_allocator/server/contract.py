@@ -109,8 +109,13 @@ class Method(Generic[P, R]):
 
 @dataclass(frozen=True)
 class Interface:
-    """An interface: its dotted name, its methods, and its description as `idl.render` makes it."""
+    """An interface: its dotted name, its methods, and what renders its description, as `idl.render` does."""
 
     name: str
     methods: Sequence[Method[Any, Any]]
-    description: str
+    describe: Callable[[], str] = field(repr=False, compare=False)
+
+    @cached_property
+    def description(self) -> str:
+        """It in Varlink's own language: rendered when somebody asks, not when the service starts."""
+        return self.describe()

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from pydantic import BaseModel
 
-from ali_enclaves_allocator.server.contract import Interface, InternalError, Method
+from ali_enclaves_allocator.server.contract import InternalError, Method
 
 SCALARS: dict[Any, str] = {bool: "bool", int: "int", float: "float", str: "string", Any: "object", object: "object"}
 INTERFACE = r"[A-Za-z](-*[A-Za-z0-9])*(\.[A-Za-z0-9](-*[A-Za-z0-9])*)+"
@@ -25,8 +25,8 @@ MEMBER = r"[A-Z][A-Za-z0-9]*"
 FIELD = r"[A-Za-z](_?[A-Za-z0-9])*"
 
 
-def render(name: str, methods: Sequence[Method[Any, Any]], errors: Sequence[type] = (), comment: str = "") -> Interface:
-    """Make the interface `name` with its description.
+def render(name: str, methods: Sequence[Method[Any, Any]], errors: Sequence[type] = (), comment: str = "") -> str:
+    """Describe the interface `name`.
 
     `errors` are models or dataclasses, named like the errors; InternalError is added to them.
     Raises TypeError for a type and ValueError for a name that Varlink has not.
@@ -36,7 +36,7 @@ def render(name: str, methods: Sequence[Method[Any, Any]], errors: Sequence[type
     for error in (*errors, InternalError):
         members.append(text.member("error", error.__name__, error.__doc__, text.struct(error)))
     head = f"{_comment(comment)}interface {_checked(INTERFACE, name)}\n"
-    return Interface(name, methods, "\n".join([head, *text.named_types(), *members]))
+    return "\n".join([head, *text.named_types(), *members])
 
 
 class _Text:

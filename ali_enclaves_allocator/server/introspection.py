@@ -94,4 +94,5 @@ def service_interface(info: Info, interfaces: Mapping[str, Interface]) -> Interf
         Method("GetInfo", get_info, Nothing, Info),
         Method("GetInterfaceDescription", get_interface_description, InterfaceName, Description),
     )
-    return render(SERVICE, methods, ERRORS, "What every Varlink service can tell of itself.")
+    about = "What every Varlink service can tell of itself."
+    return Interface(SERVICE, methods, lambda: render(SERVICE, methods, ERRORS, about))

@@ -75,7 +75,7 @@ class Service:
             Method("Release", self.release, LeaseName, Nothing),
             Method("Reload", self.reload, Nothing, PoolReply),
         )
-        return render(NAME, methods, (*map(_wire_error, LENDING_ERRORS), ReloadFailed), ABOUT)
+        return Interface(NAME, methods, lambda: render(NAME, methods, _errors(), ABOUT))
 
     def publish(self) -> None:
         """Wake every watcher; each is told if what it would see is new to it."""
@@ -151,6 +151,11 @@ class Service:
 def _on_the_wire(error: AllocatorError) -> VarlinkError:
     """Turn an error into the reply of the same name."""
     return VarlinkError(f"{NAME}.{type(error).__name__}", error.parameters() | {"message": str(error)})
+
+
+def _errors() -> tuple[type[BaseModel], ...]:
+    """Return the errors as they travel."""
+    return (*map(_wire_error, LENDING_ERRORS), ReloadFailed)
 
 
 def _wire_error(error: type[AllocatorError]) -> type[BaseModel]:

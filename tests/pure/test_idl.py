@@ -17,7 +17,7 @@ from varlink import scanner  # type: ignore[import-untyped]
 
 from ali_enclaves_allocator.server.idl import render
 from ali_enclaves_allocator.server.introspection import Info, service_interface
-from ali_enclaves_allocator.server.varlink import Call, Method, Nothing, Parameters
+from ali_enclaves_allocator.server.varlink import Call, Interface, Method, Nothing, Parameters
 
 
 class State(StrEnum):
@@ -150,9 +150,20 @@ error InternalError()
 
 
 def test_a_description_says_all_that_the_models_say() -> None:
-    interface = render("org.example.travel", METHODS, [Delayed], "Journeys.")
-    assert interface.description == DESCRIPTION
-    assert (interface.name, interface.methods) == ("org.example.travel", METHODS)
+    assert render("org.example.travel", METHODS, [Delayed], "Journeys.") == DESCRIPTION
+
+
+def test_a_description_is_rendered_once_and_only_when_it_is_asked_for() -> None:
+    rendered: list[str] = []
+
+    def describe() -> str:
+        rendered.append(DESCRIPTION)
+        return DESCRIPTION
+
+    interface = Interface("org.example.travel", METHODS, describe)
+    assert rendered == []
+    assert [interface.description, interface.description] == [DESCRIPTION, DESCRIPTION]
+    assert rendered == [DESCRIPTION]
 
 
 def tree(parsed: Any) -> Any:
@@ -281,7 +292,7 @@ TYPES = st.recursive(
 def test_every_model_is_read_as_it_was_written(fields: dict[str, tuple[tuple[Any, Any], bool]]) -> None:
     declared: dict[str, Any] = {n: (kind | None if maybe else kind, ...) for n, ((kind, _), maybe) in fields.items()}
     model = create_model("Model", __base__=BaseModel, **declared)
-    read = scanner.Interface(render("org.example.travel", [following(model)]).description)
+    read = scanner.Interface(render("org.example.travel", [following(model)]))
     wanted = {name: ("?", parsed) if maybe else parsed for name, ((_, parsed), maybe) in fields.items()}
     assert tree(read.members["Follow"].out_type) == wanted
 

@@ -21,7 +21,7 @@ from ali_enclaves_allocator.server.interface import (
     LeasesReply,
     LeaseView,
 )
-from ali_enclaves_allocator.server.varlink import Call, Method, Nothing, Reply, Server, VarlinkError
+from ali_enclaves_allocator.server.varlink import Call, Interface, Method, Nothing, Reply, Server, VarlinkError
 from enclave_cli import eif_build
 from enclave_cli.allocator import INTERFACE
 from tests.sim.varlink.example import listen
@@ -69,7 +69,7 @@ class FakeAllocator:
             Method("GetPool", self.get_pool, Nothing, Pool),
             Method("ListLeases", self.list_leases, Nothing, LeasesReply),
         ]
-        interface = render(INTERFACE, methods, ())
+        interface = Interface(INTERFACE, methods, lambda: render(INTERFACE, methods))
         server = Server(self.listener, [interface], vendor="", product="", version="", url="")
         await server.start()
         return server

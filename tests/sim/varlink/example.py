@@ -18,7 +18,17 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, Field
 
 from ali_enclaves_allocator.server.idl import render
-from ali_enclaves_allocator.server.varlink import Call, Limits, Method, Nothing, Parameters, Reply, Server, VarlinkError
+from ali_enclaves_allocator.server.varlink import (
+    Call,
+    Interface,
+    Limits,
+    Method,
+    Nothing,
+    Parameters,
+    Reply,
+    Server,
+    VarlinkError,
+)
 from ali_enclaves_allocator.server.wire import Wire
 
 PATIENCE = 30.0
@@ -257,7 +267,8 @@ class Running:
         return Example()
 
     async def _start(self, limits: Limits | None) -> Server:
-        interface = render(NAME, self.example.methods(), [TooLate], "An interface for tests.")
+        methods = self.example.methods()
+        interface = Interface(NAME, methods, lambda: render(NAME, methods, [TooLate], "An interface for tests."))
         info = {"vendor": "Example", "product": "Test", "version": "1", "url": "http://example.org"}
         server = Server(self.listener, [interface], **info, limits=limits)
         await server.start()
