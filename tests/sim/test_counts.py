@@ -4,6 +4,7 @@ A count that must change is changed here, by whoever means it. Times are `make b
 """
 
 import asyncio
+import gc
 import selectors
 import socket
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from ali_enclaves_allocator import daemon, unit
+from ali_enclaves_allocator import cli, daemon, journal, serve, unit
 from ali_enclaves_allocator.daemon import Daemon, Paths
 from ali_enclaves_allocator.server.interface import NAME
 from ali_enclaves_allocator.server.varlink import Server
@@ -177,6 +178,21 @@ def test_modules_before_ready() -> None:
     written = f"python -m tests.sim.ready > {BEFORE_READY.relative_to(ROOT)}"
     assert not imported - allowed, f"{sorted(imported - allowed)} delay every start; if that is meant: {written}"
     assert not allowed - imported, f"{sorted(allowed - imported)} are imported no longer: {written}"
+
+
+def test_garbage_is_not_looked_for_in_what_was_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[bool, bool]] = []
+
+    async def run(_config: Path, _directory: Path) -> int:
+        seen.append((gc.isenabled(), gc.get_freeze_count() > 0))
+        return 0
+
+    monkeypatch.setattr(journal, "start_logging", lambda _name: None)
+    monkeypatch.setattr(serve, "run", run)
+    gc.unfreeze()
+    assert cli.main(["serve"]) == 0
+    gc.unfreeze()
+    assert seen == [(True, True)]
 
 
 class CountingSocket(socket.socket):
