@@ -26,7 +26,7 @@ soak: setup .venv/soak ## Search for what breaks a promise, some hours; STEPS, G
 	tests/vm/ring --timeout $$(($(LOAD_SECONDS) + 1200)) load.sh $(LOAD_SECONDS)
 	for reader in frames yaml image; do $(VENV)/python -m tests.soak.fuzz $$reader --seconds $(FUZZ_SECONDS); done
 
-bench: setup .venv/bench ## Measure, and write docs/performance.md; PEER is the path of the AWS allocator
+bench: setup .venv/bench ## Measure, an hour, and write docs/performance.md; PEER is AWS's allocator, by its path
 	$(VENV)/python -m tests.bench $(if $(PEER),--peer $(PEER))
 
 lint: setup ## Check types, style and the shell scripts

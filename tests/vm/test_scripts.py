@@ -46,6 +46,7 @@ RING = (
             "clients.sh",
             "stray_cpu.sh",
             "hardened.sh",
+            "commands.sh",
             "killed_in_service.sh",
             "refusals.sh",
             *(f"killed.sh {point}" for point in KILLED),
