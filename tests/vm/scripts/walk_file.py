@@ -59,13 +59,13 @@ class File:
 
 def any_file(dice: random.Random, cores: dict[int, list[frozenset[int]]]) -> File:
     """Return some file for a machine whose nodes have these cores to give."""
-    if dice.random() < 0.2:
+    if dice.random() < 0.15:
         return File(dice.choice(MISTAKES), valid=False)
-    keys = {"memory_mib": dice.choice((10, 16, 48, 64, 101, 128, 256)), "max_enclaves": dice.choice((1, 2, 3, 4, 4))}
+    keys = {"memory_mib": dice.choice((10, 16, 48, 64, 101, 128, 256)), "max_enclaves": dice.choice((1, 3, 4, 4))}
     if keys["max_enclaves"] == 1:
         cores = dict([dice.choice(sorted(cores.items()))])
     every = [core for node in sorted(cores) for core in cores[node]]
-    chosen = dice.sample(every, dice.randint(1, min(3, len(every))))
+    chosen = dice.sample(every, min(dice.randint(1, 4), len(every)))
     if dice.random() < 0.5:
         keys["cpu_count"] = sum(map(len, chosen))
     else:

@@ -16,7 +16,8 @@ class Stage:
 
     def __init__(self, others: Others, oracle: Oracle) -> None:
         self.others, self.oracle, self.tenants = others, oracle, oracle.tenants
-        self.file = File({"cpu_count": len(others.host_core)})
+        rest = len(others.cpus) - len(others.host_core)
+        self.file = File({"cpu_count": rest, "memory_mib": 200, "max_enclaves": 4})
         self._struck = 0
         self._cores: dict[int, list[frozenset[int]]] = {}
         for cpu in sorted(others.cpus - others.host_core):

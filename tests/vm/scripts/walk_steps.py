@@ -141,7 +141,7 @@ class Steps(Stage):
         self.brought({})
         return f"SIGKILL of a holder, and of the service {pause:.2f} s later: {tenant}"
 
-    @often(16)
+    @often(22)
     def acquire(self, dice: random.Random) -> str:
         """Take a lease."""
         if not self.oracle.running or len(self.tenants) == MOST_TENANTS:
