@@ -119,7 +119,7 @@ class Oracle:
 
     def _at_once(self) -> None:
         if self._witness.seen or not self._witness.is_alive():
-            raise Broken("\n".join(self._witness.seen[:20]) or "the witness has ended")
+            raise Broken("\n".join(dict.fromkeys(self._witness.seen)) or "the witness has ended")
         wrong = [text for _, text in moment(self.others, self.tenants)]
         wrong += [f"lease {tenant}: {told}" for tenant in self.tenants.values() if (told := tenant.told()) != WHOLE]
         lent = self._lent()
