@@ -84,7 +84,6 @@ RING = (
             "stray_cpu.sh",
             "lease_online.sh",
             "leased_cores.sh",
-            "cpu_of_others.sh",
             "refusing_cpu.sh",
             "refusing_cpu_half_way.sh",
         ),
