@@ -46,6 +46,7 @@ RING = (
             "clients.sh",
             "stray_cpu.sh",
             "hardened.sh",
+            "attackers.sh",
             "commands.sh",
             "killed_in_service.sh",
             "refusals.sh",
