@@ -4,7 +4,6 @@ Everything is validated and chosen before the first write; only `carry_out` writ
 """
 
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -94,17 +93,10 @@ def read_file(path: Path) -> tuple[Config, Source]:
         ConfigInvalid: its text is refused; names every line.
     """
     try:
-        with open(path, "rb", opener=_open_at_once) as file:
+        with path.open("rb") as file:
             return load(file.read(MAX_BYTES + 1), str(path))
     except OSError as error:
         raise ConfigUnreadable(str(path), error.strerror or str(error)) from error
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    """Open a file; a FIFO that nobody writes to is empty, for to wait there would keep every other change waiting."""
-    file = os.open(path, flags | os.O_NONBLOCK)
-    os.set_blocking(file, True)
-    return file
 
 
 def propose(

@@ -103,19 +103,6 @@ async def status(host: Host, monkeypatch: pytest.MonkeyPatch, *options: str) -> 
     return await asyncio.to_thread(cli.main, ["status", *options])
 
 
-def test_a_fifo_for_a_file_keeps_nobody_waiting(host: Host) -> None:
-    async def test() -> None:
-        async with running(host) as daemon:
-            host.config_path.unlink()
-            os.mkfifo(host.config_path)
-            with pytest.raises(ConfigInvalid, match="the file is empty"):
-                await daemon.reload()
-            assert daemon.state == "degraded"
-        host.assert_untouched()
-
-    run(test)
-
-
 def test_start_serves_the_pool_and_stop_gives_it_back(host: Host) -> None:
     async def test() -> None:
         async with running(host) as daemon:

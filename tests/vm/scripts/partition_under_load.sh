@@ -33,6 +33,8 @@ done
 step "and nothing is left of it"
 kill "${movers[@]}"
 wait "${movers[@]}" || true
-expect_within 60 rmdir /sys/fs/cgroup/moved-{0,1}
+for at in /sys/fs/cgroup/moved-{0,1}; do
+    expect_within 60 rmdir $at
+done
 stop
 expect_machine "$before" "after stop"
