@@ -19,7 +19,6 @@ import pytest
 from ali_enclaves_allocator import cli, unit
 from ali_enclaves_allocator.change.ledger import Ledger
 from ali_enclaves_allocator.daemon import Daemon, Paths
-from ali_enclaves_allocator.model.config import ConfigInvalid
 from ali_enclaves_allocator.model.errors import AllocatorError, AlreadyRunning, NotGivenBack
 from ali_enclaves_allocator.model.events import POOL_DEGRADED, TASK_DISPLACED
 from ali_enclaves_allocator.model.placement import NoNodeFits
