@@ -30,7 +30,7 @@ systemctl restart $UNIT
 expect_equal 0-3,6-7 "$(<$CPU/online)" "CPUs online after a restart"
 end db
 expect_within 60 leases_are 1
-expect_equal 0-7 "$(<$CPU/online)" "CPUs online when it ended"
+expect_within 60 grep -qx 0-7 $CPU/online # they come one after the other
 taskset --cpu-list 4 true
 expect_equal '0 1 2 3 4 5' "$(spun)" "CPUs that the host ran on beside the leases"
 
