@@ -40,7 +40,7 @@ def main() -> None:
     every = {name: RESULT.validate_json(kept(name).read_bytes()) for name in ROWS if kept(name).exists()}
     for file, plot in merged(every.values()).items():
         draw(plot, DOCS / f"{file}.svg")
-    (DOCS / "performance.md").write_text(page(every))
+    (DOCS / "performance.md").write_text(page(every, [name for name in ROWS if name not in every]))
 
 
 def kept(name: str) -> Path:
@@ -69,8 +69,8 @@ def _machine() -> str:
     cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.partition(": ")[2] for line in cpuinfo if line.startswith("model name")), platform.machine())
     memory_gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / (1 << 30)
-    python = f"Python {platform.python_version()}"
-    return f"{os.cpu_count()} CPUs of {model}, {memory_gib:.0f} GiB, Linux {platform.release()}, {python}"
+    versions = f"Linux {platform.release().partition('-')[0]}, Python {platform.python_version()}"
+    return f"{os.cpu_count()} CPUs of {model}, {memory_gib:.0f} GiB, {versions}"
 
 
 def _date() -> str:

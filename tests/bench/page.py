@@ -13,10 +13,14 @@ it anew and writes this page; `make bench PEER=PATH` compares with AWS's allocat
 project. These are figures, not verdicts: a missed target is told, and fails nothing. What must not grow is *counted* by
 the tests (`tests/sim/test_counts.py`), because a count does not depend on the machine and a time does.
 
-Every ratio is the median of at least 7 pairs. Of a pair, ours and theirs run right after each other, and take turns at
-being first; both ran once before, uncounted. In brackets are the quartiles. What runs in a guest runs under QEMU's
-emulation, on memory that was touched before; times there are many times those of a real machine, and only the
-ratios mean something.
+Every ratio is the median of at least 7 pairs. Of a pair, ours and theirs run right after each other; without a guest,
+and where a start is compared with a start, they take turns at being first. Both ran once before, uncounted. In
+brackets are the quartiles: where they are far apart, the machine had other work. What runs in a guest (start, work,
+restart, lease, idle, profile) runs under QEMU's emulation, on memory that was touched before; times there are many
+times those of a real machine, and only the ratios mean something.
+
+The peers of GetPool are the libraries `varlink` and `asyncvarlink` for Python. They serve a reply that stands; ours
+makes it anew from the kernel's files once a second. A loop that writes the same bytes whatever comes is the floor.
 """
 
 
@@ -27,14 +31,16 @@ def table(results: Mapping[str, Result]) -> str:
     return "\n".join([_line(head), _line(["---"] * len(head)), *map(_line, rows)]) + "\n"
 
 
-def page(results: Mapping[str, Result]) -> str:
-    """Return the whole text."""
+def page(results: Mapping[str, Result], missing: Sequence[str] = ()) -> str:
+    """Return the whole text; `missing` are the rows that nobody has run yet."""
     parts = [HEAD, table(results)]
     parts += [f"![{plot.title}]({name}.svg)\n" for name, plot in merged(results.values()).items()]
     parts += [
         f"## {name}\n\n```\n{result.profile.rstrip()}\n```\n" for name, result in results.items() if result.profile
     ]
     parts.append(_where(results))
+    if missing:
+        parts.append(f"Not run here yet: {', '.join(missing)}.\n")
     return "\n".join(parts)
 
 

@@ -71,7 +71,9 @@ def test_the_page_says_all_that_was_found() -> None:
     lines = table(results).splitlines()
     assert lines[2] == "| one work | a peer | 1.23 × (1.1 … 1.3) | ≤ 1 | missed | 2 s against 1 s |"
     assert lines[3] == "| another | a peer | — | ≤ 1 | not measured | no --peer |"
-    text = page(results)
+    text = page(results, ["three"])
+    assert text.endswith("\nNot run here yet: three.\n")
+    assert "Not run" not in page(results)
     assert text.startswith("<!-- Written by `make bench`")
     assert "![A plot](performance-one.svg)" in text
     assert "## one\n\n```\nwhere it goes\n```" in text

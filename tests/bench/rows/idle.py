@@ -4,7 +4,7 @@ from tests.bench.figures import Figure, Result, Target
 from tests.bench.in_guest import measure as in_guest
 from tests.bench.row import Options
 
-MINUTES = 3
+TIMES = 2
 RSS_MIB = 48
 WATCHDOG_S = 30
 SLOW_S = 30
@@ -12,7 +12,7 @@ SLOW_S = 30
 
 def measure(_options: Options) -> Result:
     """Leave it alone for some times of two minutes."""
-    times = in_guest("idle", MINUTES)
+    times = in_guest("idle", TIMES)
     rss = [one["rss_kib"] / 1024 for one in times]
     per_minute = [60 * one["switches"] / one["seconds"] for one in times]
     grown = f"{rss[0]:.1f} … {rss[-1]:.1f} MiB over {sum(one['seconds'] for one in times) / 60:g} minutes"
