@@ -94,7 +94,7 @@ def _run(args: argparse.Namespace) -> None:
     if request.attach:
         from enclave_cli import console
 
-        console.show(enclaves.directory(lease["id"]), sys.stderr.fileno(), lambda: not holder.ended())
+        console.show(enclaves.directory(lease), sys.stderr.fileno(), lambda: not holder.ended())
 
 
 def _describe(_: argparse.Namespace) -> None:
@@ -129,7 +129,7 @@ def _console(args: argparse.Namespace) -> None:
             failure.NO_SUCH_ENCLAVE,
             f"cannot show the console: {enclaves.enclave_id(lease)} is not in debug mode (run it with --debug-mode)",
         )
-    console.show(enclaves.directory(lease["id"]), console.output(), lambda: enclaves.lives(lease["holder"]["pid"]))
+    console.show(enclaves.directory(lease), console.output(), lambda: enclaves.lives(lease["holder"]["pid"]))
 
 
 def _describe_eif(args: argparse.Namespace) -> None:

@@ -15,6 +15,9 @@ WAKERS_PER_CPU = 2
 PAUSE_SECONDS = float((*sys.argv, "0.05")[1])
 
 getcpu = ctypes.CDLL(None).sched_getcpu
+VISITOR = "visitor"
+"""The name of the one that asks, for whoever looks at which CPUs a task may use: it chose them itself."""
+
 seen: set[int] = set()
 children = []
 
@@ -32,6 +35,8 @@ def visit(writer: int) -> None:
 
     It ends with a whole round, so that what it says holds for the moment in which it was asked too.
     """
+    with open("/proc/self/comm", "w", encoding="ascii") as comm:
+        comm.write(VISITOR)
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
     while not asked:
