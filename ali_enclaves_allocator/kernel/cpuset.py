@@ -31,8 +31,8 @@ SLICE = "enclaves.slice"
 DROP_INS = Path("/run/systemd/system.control", f"{SLICE}.d")
 """Where systemd keeps what `set-property --runtime` sets."""
 
-PRESENT = Path("/sys/devices/system/cpu/present")
-"""The CPUs that are plugged in (Documentation/admin-guide/cputopology.rst)."""
+POSSIBLE = Path("/sys/devices/system/cpu/possible")
+"""The CPUs that can be plugged in (Documentation/admin-guide/cputopology.rst)."""
 
 SET_APART = "root"
 """The state of a valid partition (`cpuset.cpus.partition`)."""
@@ -166,15 +166,16 @@ class LinuxScopes:
 
 @contextmanager
 def _unlike_the_root() -> Iterator[None]:
-    """Have no cgroup below the root agree with it about the CPUs, where there are CPUs that are offline.
+    """Have no cgroup below the root agree with it about the CPUs, where there can be CPUs that are not online now.
 
-    Those are in no task's affinity now, and may come back when the cpusets are gone. A task that moves to the root gets
-    every CPU that there can be, but the kernel passes over those whose cpuset has the same CPUs as the root. So each
-    has a CPU less for that moment. Where somebody else keeps the cpusets, it has that back afterwards.
+    Those, unplugged ones too, are in no task's affinity now, and may come back when the cpusets are gone. A task that
+    moves to the root gets every CPU that there can be, but the kernel passes over those whose cpuset has the same CPUs
+    as the root. So each has a CPU less for that moment. Where somebody else keeps the cpusets, it has that back
+    afterwards.
     """
     online = _cpus(CGROUP / "cpuset.cpus.effective")
     narrowed = []
-    if _cpus(PRESENT) - online and len(online) > 1:
+    if _cpus(POSSIBLE) - online and len(online) > 1:
         for sibling in sorted(CGROUP.glob("*/cpuset.cpus")):
             if sibling.parent.name != SLICE and not _read(sibling):
                 with suppress(OSError):  # such as EBUSY, for want of room for deadline tasks

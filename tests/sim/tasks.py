@@ -117,11 +117,11 @@ class SimScopes:
         return self._simulation.partition.cpus
 
     def dissolve(self) -> None:
-        """Stop the slice. What of its CPUs is offline then, no host task runs on ever again."""
+        """Stop the slice. What of its CPUs is offline then, no host task runs on ever again, unless it is unplugged."""
         simulation = self._simulation
         if simulation.partition != Partition():
             with simulation.effects.effect("dissolve the slice"):
-                simulation.lost |= simulation.partition.cpus - simulation.online
+                simulation.lost |= simulation.partition.cpus & simulation.present - simulation.online
                 simulation.partition = Partition()
 
     def has_slice(self) -> bool:

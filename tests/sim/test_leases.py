@@ -665,6 +665,17 @@ ANNOTATIONS: list[dict[str, Any]] = [
 ]
 
 
+def test_a_lent_cpu_that_is_unplugged_is_not_waited_for(boot: Boot) -> None:
+    host = boot(GUEST_2X2X2)
+    host.configure(memory_mib=64, cpu_count=2)
+    host.start()
+    lease = host.lend(host.simulation.spawn(), **ONLINE)
+    host.simulation.unplug(max(lease.cpus))
+    host.take_back(lease)
+    host.give_back()
+    assert host.state == replace(host.origin, online=host.origin.online - {max(lease.cpus)})
+
+
 @pytest.mark.parametrize("annotations", ANNOTATIONS, ids=range(len(ANNOTATIONS)))
 def test_the_ledger_reads_the_annotations_it_wrote(annotations: dict[str, Any], boot: Boot) -> None:
     host, pid = LENDINGS["offline"].prepare(boot)
