@@ -46,7 +46,10 @@ def _write(sock: socket.socket, path: str) -> None:
 
 
 def show(directory: str, out: int, alive: "Callable[[], bool]") -> None:
-    """Write all that was recorded to `out`, then what comes, as long as the enclave is `alive`. Raises Failure."""
+    """Write all that was recorded to `out`, then what comes, as long as the enclave is `alive`.
+
+    Raises Failure, and BrokenPipeError as soon as nobody reads `out` any more.
+    """
     path = os.path.join(directory, paths.CONSOLE)
     try:
         with contextlib.suppress(FileNotFoundError):
@@ -71,7 +74,15 @@ def show(directory: str, out: int, alive: "Callable[[], bool]") -> None:
             os.close(fd)
             return
         else:
-            select.select([], [], [], POLL_SECONDS)
+            _pause(out)
+
+
+def _pause(out: int) -> None:
+    """Wait a little, unless the reader of `out` has gone. Raises BrokenPipeError."""
+    poll = select.poll()
+    poll.register(out, 0)  # its end is told unasked
+    if poll.poll(POLL_SECONDS * 1000):
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 def _open(path: str) -> int:

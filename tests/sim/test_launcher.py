@@ -147,6 +147,21 @@ def test_the_console_of_an_enclave_in_debug_mode(cli: Cli, allocator: FakeAlloca
         assert watching.wait(PATIENCE) == 0
 
 
+def test_a_console_whose_reader_has_gone_is_not_watched_on(cli: Cli, allocator: FakeAllocator) -> None:
+    """As of `console | head -1`, from an enclave that prints nothing more."""
+    enclave = run(cli, "--debug-mode", image=tiny_image("greetings"))
+    with cli.begin("console", "--enclave-id", enclave["EnclaveID"]) as watching:
+        assert watching.stdout and watching.stderr
+        assert "greetings" in watching.stdout.readline()
+        watching.stdout.close()
+        try:
+            assert watching.wait(PATIENCE) == 0
+        finally:
+            watching.kill()
+        assert watching.stderr.read() == ""
+    assert allocator.leases, "the enclave lives on"
+
+
 def test_an_enclave_has_no_console_otherwise(cli: Cli, allocator: FakeAllocator) -> None:
     enclave = run(cli)
     done = cli("console", "--enclave-id", enclave["EnclaveID"])
