@@ -83,7 +83,8 @@ class MachineTooSmall(AllocatorError):
 
     def what(self) -> str:
         """Give the CPUs present and the CPUs needed."""
-        return f"cannot set a pool aside: the machine has {self.cpus} online CPUs, at least {self.needed} are needed"
+        there = f"{self.cpus} online CPU{'s' * (self.cpus != 1)}"
+        return f"cannot set a pool aside: the machine has {there}, at least {self.needed} are needed"
 
     def hint(self) -> str:
         """Name the rule."""

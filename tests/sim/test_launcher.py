@@ -110,6 +110,14 @@ def test_the_whole_life_of_an_enclave(cli: Cli, allocator: FakeAllocator) -> Non
     assert json.loads(cli("describe-enclaves").stdout) == []
 
 
+@pytest.mark.parametrize("which", [("--cpu-count", "1"), ("--cpu-ids", "0")])
+def test_one_cpu_is_told_as_one(which: tuple[str, str], cli: Cli, allocator: FakeAllocator) -> None:
+    done = cli("run-enclave", *which, "--memory", "64", "--eif-path", cli.image(tiny_image()))
+    [_, taking, starting, _] = lines(done.stderr)
+    assert taking == f"taking cores and memory: {'1 CPU' if which[0] == '--cpu-count' else 'CPU 0'}, 64 MiB"
+    assert " on CPU 0 with 64 MiB" in starting
+
+
 def test_every_thread_has_a_cpu_of_the_lease(cli: Cli, allocator: FakeAllocator) -> None:
     tasks = list(Path(f"/proc/{run(cli)['ProcessID']}/task").iterdir())
     by_name = {(task / "comm").read_text().strip(): allowed(task) for task in tasks}
