@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -23,7 +24,7 @@ from enclave_cli import accel, console, eif, enclaves, failure, paths, qemu, vso
 from enclave_cli.allocator import STATUS
 from enclave_cli.failure import Failure
 from enclave_cli.holder import Holder
-from enclave_cli.options import Request, cpu_ids, is_name, read_config
+from enclave_cli.options import Request, cpu_ids, is_name, read_config, read_line
 from enclave_cli.settings import Settings
 from enclave_cli.settings import read as read_settings
 from tests.sim.launcher import PATIENCE, WITHOUT_VSOCK, Cli, FakeAllocator, tiny_image
@@ -221,9 +222,12 @@ def test_what_an_ended_enclave_left_is_cleared_away(cli: Cli, allocator: FakeAll
 @pytest.mark.parametrize(
     ("arguments", "status", "told"),
     [
-        (["--memory", "64"], failure.USAGE, "missing: --eif-path"),
-        (["--eif-path", "IMAGE"], failure.USAGE, "missing: --memory"),
-        (["--eif-path", "IMAGE", "--memory", "64"], failure.USAGE, "got neither of --cpu-count and --cpu-ids"),
+        ([], failure.USAGE, "missing: --eif-path, --memory, --cpu-count or --cpu-ids; nothing"),
+        (["--memory", "64", "--cpu-ids", "2-3"], failure.USAGE, "missing: --eif-path; nothing"),
+        (["--eif-path", "IMAGE"], failure.USAGE, "missing: --memory, --cpu-count or --cpu-ids; nothing"),
+        (["--eif-path", "IMAGE", "--memory", "64"], failure.USAGE, "missing: --cpu-count or --cpu-ids; nothing"),
+        ([*RUN[1:], "IMAGE", "--cpu-ids", "2"], failure.USAGE, "got both of --cpu-count and --cpu-ids, wanted one"),
+        ([*RUN[1:], "IMAGE", "--accel", "fast"], failure.USAGE, "--accel: got 'fast', wanted auto, kvm, tcg"),
         (["--eif-path", "IMAGE", "--memory", "63", "--cpu-count", "2"], failure.USAGE, "got 63 MiB, wanted 64 MiB"),
         (["--eif-path", "/", "--memory", "64", "--cpu-count", "2"], failure.IMAGE_REFUSED, "got a directory"),
         (["--eif-path", "LARGE", "--memory", "64", "--cpu-count", "2"], failure.IMAGE_REFUSED, "give --memory 65 or"),
@@ -499,6 +503,66 @@ def test_a_name_that_the_allocator_would_refuse(name: str) -> None:
 
 def test_every_refusal_of_the_allocator_has_an_exit_status() -> None:
     assert {error.__name__ for error in LENDING_ERRORS} <= set(STATUS)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "told"),
+    [
+        ("cpu_count", "two", "--cpu-count: got 'two', wanted a number, such as 2"),
+        ("cpu_count", "", "--cpu-count: got '', wanted a number, such as 2"),
+        ("cpu_count", "1_0", "--cpu-count: got '1_0', wanted a number, such as 2"),
+        ("enclave_cid", "\u0664", "--enclave-cid: got '\u0664', wanted a number, or none"),
+        ("enclave_cid", "9" * 5000, f"--enclave-cid: got '{'9' * 64}…', wanted a number, or none"),
+        ("memory_mib", "much", "--memory: got 'much', wanted a number of MiB, such as 192"),
+        ("memory_mib", "M", "--memory: got 'M', wanted a number of MiB, such as 192"),
+        ("memory_mib", "192M", "--memory: got '192M', wanted it in MiB: 192"),
+        ("memory_mib", "192mib", "--memory: got '192mib', wanted it in MiB: 192"),
+        ("memory_mib", "2GB", "--memory: got '2GB', wanted it in MiB: 2048"),
+        ("memory_mib", "1T", "--memory: got '1T', wanted it in MiB: 1048576"),
+    ],
+)
+def test_what_is_no_number(key: str, text: str, told: str) -> None:
+    with pytest.raises(Failure) as caught:
+        read_line({key: text})
+    see = "nothing was taken from the pool (see enclave-cli run-enclave --help)"
+    assert (caught.value.status, str(caught.value)) == (failure.USAGE, f"run-enclave: {told}; {see}")
+
+
+def test_what_a_command_line_has() -> None:
+    line = {"cpu_count": "2", "cpu_ids": ["2-3"], "memory_mib": "-5", "enclave_cid": None, "eif_path": "7"}
+    assert read_line(line) == {"cpu_count": 2, "cpu_ids": [2, 3], "memory_mib": -5, "eif_path": "7"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told", "program"),
+    [
+        ([], "the following arguments are required: COMMAND", "enclave-cli"),
+        (["run-enclave", "--speed"], "unrecognized arguments: --speed", "enclave-cli"),
+        (
+            ["run-enclave", "--memory"],
+            "run-enclave: argument --memory: expected one argument",
+            "enclave-cli run-enclave",
+        ),
+        (
+            ["describe-eif"],
+            "describe-eif: the following arguments are required: --eif-path",
+            "enclave-cli describe-eif",
+        ),
+    ],
+)
+def test_a_command_line_that_is_wrong_is_told_in_one_line(
+    cli: Cli, arguments: list[str], told: str, program: str
+) -> None:
+    done = cli(*arguments)
+    assert (done.returncode, done.stdout) == (failure.USAGE, "")
+    assert done.stderr == f"enclave-cli: {told}; nothing was done (see {program} --help)\n"
+
+
+def test_help_tells_what_is_required(cli: Cli) -> None:
+    told = cli("run-enclave", "--help").stdout
+    assert " --eif-path FILE --memory MIB (--cpu-count N | --cpu-ids CPU ...) [OPTION ...]\n" in told
+    [_, required] = told.split("required, here or in the file of --config:\n")
+    assert re.findall(r"(?m)^  (--[a-z-]+)", required) == ["--eif-path", "--memory", "--cpu-count", "--cpu-ids"]
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"memory_mib": true}', '{"memory_mib": "64"}', '{"cpu_ids": [true]}'])
