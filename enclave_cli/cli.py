@@ -98,7 +98,7 @@ def _run(args: argparse.Namespace) -> None:
     if request.attach:
         from enclave_cli import console
 
-        console.show(enclaves.directory(lease["id"]), sys.stderr.fileno(), lambda: not holder.ended())
+        console.show(enclaves.directory(lease["id"]), os.geteuid(), sys.stderr.fileno(), lambda: not holder.ended())
 
 
 def _describe(_: argparse.Namespace) -> None:
@@ -125,15 +125,19 @@ def _terminate(args: argparse.Namespace) -> None:
 
 
 def _console(args: argparse.Namespace) -> None:
-    from enclave_cli import console, enclaves
+    from enclave_cli import console, enclaves, users
 
     lease = enclaves.find(args.enclave_id, args.enclave_name)
+    holder = lease["holder"]
     if not lease["annotations"].get("debug"):
+        if os.geteuid() not in (0, holder["uid"]):  # debug mode would not help them
+            raise users.not_theirs("show the console", holder["uid"])
         raise Failure(
             failure.NO_SUCH_ENCLAVE,
             f"cannot show the console: {enclaves.enclave_id(lease)} is not in debug mode (run it with --debug-mode)",
         )
-    console.show(enclaves.directory(lease["id"]), console.output(), lambda: enclaves.lives(lease["holder"]["pid"]))
+    directory, out = enclaves.directory(lease["id"]), console.output()
+    console.show(directory, holder["uid"], out, lambda: enclaves.lives(holder["pid"]))
 
 
 def _describe_eif(args: argparse.Namespace) -> None:

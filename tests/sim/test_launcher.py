@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pwd
 import re
 import shlex
 import signal
@@ -20,8 +21,9 @@ import pytest
 
 from ali_enclaves_allocator.server.interface import AcquireParameters
 from ali_enclaves_allocator.server.service import LENDING_ERRORS
-from enclave_cli import accel, console, eif, enclaves, failure, paths, qemu, vsock
+from enclave_cli import accel, console, eif, enclaves, failure, paths, qemu, users, vsock
 from enclave_cli.allocator import STATUS
+from enclave_cli.cli import main
 from enclave_cli.failure import Failure
 from enclave_cli.holder import Holder
 from enclave_cli.options import Request, cpu_ids, is_name, read_config, read_line
@@ -400,6 +402,51 @@ def test_another_programs_lease_is_the_allocators_to_end(cli: Cli, allocator: Fa
     os.kill(lease.holder.pid, signal.SIGKILL)
 
 
+def test_whose_an_enclave_is_that_this_user_may_not_end(cli: Cli, allocator: FakeAllocator) -> None:
+    """The allocator knows users by their numbers; whoever tells a person names them."""
+    enclave = run(cli)
+    lease = allocator.leases[enclave["EnclaveID"][-16:]]
+    lease.annotations.clear()  # so that the allocator is asked
+    allocator.refuse = ("NotPermitted", "cannot release web: got uid 1002, wanted root or uid 65534")
+    for uid, owner in ((pwd.getpwnam("nobody").pw_uid, "nobody (uid 65534)"), (54321, "uid 54321")):
+        allocator.leases[lease.id] = lease.model_copy(update={"holder": lease.holder.model_copy(update={"uid": uid})})
+        done = cli("terminate-enclave", "--enclave-id", lease.id)
+        assert (done.returncode, done.stdout) == (failure.NOT_PERMITTED, "")
+        us = users.named(os.geteuid())
+        assert lines(done.stderr) == [
+            f"cannot end {enclave['EnclaveID']}: got {us}, wanted root or {owner}, whose enclave it is; "
+            "nothing was changed"
+        ]
+    allocator.refuse = ("KernelRefused", "cannot take back lease web")
+    done = cli("terminate-enclave", "--enclave-id", lease.id)
+    assert (done.returncode, lines(done.stderr)) == (failure.POOL_REFUSED, ["cannot take back lease web"])
+    os.kill(lease.holder.pid, signal.SIGKILL)
+
+
+def test_a_name_that_would_upset_a_terminal_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: pwd.struct_passwd(("\x1b[31m", "", uid, 0, "", "", "")))
+    assert users.named(7) == "uid 7"
+
+
+@pytest.mark.parametrize(
+    ("us", "status", "told"),
+    [
+        (54321, failure.NOT_PERMITTED, "got uid 54321, wanted root or uid 54322, whose enclave it is; nothing"),
+        (54322, failure.NO_SUCH_ENCLAVE, "run it with --debug-mode"),
+        (0, failure.NO_SUCH_ENCLAVE, "run it with --debug-mode"),
+    ],
+)
+def test_whose_an_enclave_without_a_console_is(
+    us: int, status: int, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Debug mode is no advice for another's enclave."""
+    lease = {"id": "0123456789abcdef", "name": "web", "annotations": {}, "holder": {"pid": 1, "uid": 54322}}
+    monkeypatch.setattr(enclaves, "find", lambda *_: lease)
+    monkeypatch.setattr(os, "geteuid", lambda: us)
+    assert main(["console", "--enclave-name", "web"]) == status
+    assert told in capsys.readouterr().err
+
+
 def test_a_link_in_the_place_of_a_directory_is_not_followed(cli: Cli, allocator: FakeAllocator) -> None:
     """Members of the group may make what they like there, as soon as they know of a lease."""
     others = cli.directory / "others"
@@ -659,10 +706,9 @@ def test_the_console_of_another_user_is_refused(tmp_path: Path, monkeypatch: pyt
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(
-        failure.Failure, match=f"got uid {os.geteuid()}, wanted root or uid {tmp_path.stat().st_uid}"
-    ) as no:
-        console.show(str(tmp_path), 1, lambda: False)
+    told = f"got {re.escape(users.named(os.geteuid()))}, wanted root or uid 54321, whose enclave it is"
+    with pytest.raises(failure.Failure, match=told) as no:
+        console.show(str(tmp_path), 54321, 1, lambda: False)
     assert no.value.status == failure.NOT_PERMITTED
 
 
@@ -670,7 +716,7 @@ def test_the_console_of_another_user_is_refused(tmp_path: Path, monkeypatch: pyt
 def test_what_is_no_recording_is_not_shown(make: Callable[[Path], None], tmp_path: Path) -> None:
     make(tmp_path / paths.CONSOLE)
     with (tmp_path / "shown").open("wb") as out, pytest.raises(Failure, match="cannot show the console"):
-        console.show(str(tmp_path), out.fileno(), lambda: False)
+        console.show(str(tmp_path), os.geteuid(), out.fileno(), lambda: False)
     assert not (tmp_path / "shown").read_bytes()
 
 
@@ -685,7 +731,7 @@ def test_the_console_keeps_the_latest_of_much(tmp_path: Path) -> None:
     )
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 2 * console.LARGEST
     with (tmp_path / "shown").open("wb") as out:
-        console.show(str(tmp_path), out.fileno(), lambda: False)
+        console.show(str(tmp_path), os.geteuid(), out.fileno(), lambda: False)
     shown = (tmp_path / "shown").read_bytes()
     assert len(shown) > console.LARGEST and shown.endswith(f"{39999:<99}\n".encode())
     numbers = [int(line) for line in shown.split(b"\n")[1:-1]]
