@@ -115,7 +115,7 @@ def test_chooses(machine: Machine, keys: dict[str, Any], wanted_cpus: str, wante
         (
             ONE_CORE,
             {"cpu_count": 2},
-            "cannot set a pool aside: the machine has 2 online CPUs, at least 4 are needed; nothing was changed\n"
+            "cannot set a pool aside: 2 CPUs online here, at least 4 are needed; nothing was changed\n"
             "  (one physical core with all its hyper-threads stays with the host; choose a larger instance)",
         ),
         (
