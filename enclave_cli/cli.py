@@ -98,7 +98,7 @@ def _run(args: argparse.Namespace) -> None:
     if request.attach:
         from enclave_cli import console
 
-        console.show(enclaves.directory(lease["id"]), os.geteuid(), sys.stderr.fileno(), lambda: not holder.ended())
+        console.show(enclaves.directory(lease), os.geteuid(), sys.stderr.fileno(), lambda: not holder.ended())
 
 
 def _describe(_: argparse.Namespace) -> None:
@@ -136,7 +136,7 @@ def _console(args: argparse.Namespace) -> None:
             failure.NO_SUCH_ENCLAVE,
             f"cannot show the console: {enclaves.enclave_id(lease)} is not in debug mode (run it with --debug-mode)",
         )
-    directory, out = enclaves.directory(lease["id"]), console.output()
+    directory, out = enclaves.directory(lease), console.output()
     console.show(directory, holder["uid"], out, lambda: enclaves.lives(holder["pid"]))
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import select
 import signal
+import stat
 import time
 
 from enclave_cli import allocator, failure, paths, users
@@ -92,9 +93,31 @@ def find(enclave: str | None, name: str | None) -> "dict[str, Any]":
     raise Failure(failure.NO_SUCH_ENCLAVE, f"cannot find an enclave with the {wanted}; running: {there}")
 
 
-def directory(lease: str) -> str:
-    """Return the directory of an enclave, private to its user."""
-    return os.path.join(paths.RUN, lease)
+def new_directory(lease: str) -> str:
+    """Return the path for a new enclave's directory.
+
+    Everyone may know the lease's id before the directory is there, and any member of the group may take a name here
+    first: so the name has a part that nobody can know.
+    """
+    return os.path.join(paths.RUN, f"{lease}.{os.urandom(8).hex()}")
+
+
+def directory(lease: "dict[str, Any]") -> str:
+    """Return the directory of an enclave, private to its user; of what others call so none is the user's.
+
+    Where it is not there, a path that is not there either.
+    """
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(paths.RUN):
+            found = entry.stat(follow_symlinks=False)
+            owned = stat.S_ISDIR(found.st_mode) and found.st_uid == lease["holder"]["uid"]
+            if owned and _lease_of(entry.name) == lease["id"]:
+                return entry.path
+    return os.path.join(paths.RUN, lease["id"])
+
+
+def _lease_of(name: str) -> str:
+    return name.partition(".")[0]
 
 
 def remove_directory(path: str) -> None:
@@ -121,7 +144,7 @@ def clear_away() -> None:
     if there:
         held = {lease["id"] for lease in allocator.leases()}
         for entry in there:
-            if entry.name not in held:
+            if _lease_of(entry.name) not in held:
                 remove_directory(entry.path)
 
 
@@ -148,7 +171,7 @@ def terminate(lease: "dict[str, Any]") -> "dict[str, Any]":
                 f"(see: systemctl status evm-{lease['id']}.scope)",
             )
         time.sleep(POLL_SECONDS)
-    remove_directory(directory(lease["id"]))
+    remove_directory(directory(lease))
     return {"EnclaveName": lease["name"], "EnclaveID": enclave_id(lease), "Terminated": True}
 
 
@@ -187,7 +210,7 @@ def _will_quit(lease: "dict[str, Any]") -> bool:
     if lease["holder"]["uid"] != os.geteuid():
         return False
     try:
-        monitor = Monitor(os.path.join(directory(lease["id"]), paths.MONITOR), timeout=GRACE_SECONDS)
+        monitor = Monitor(os.path.join(directory(lease), paths.MONITOR), timeout=GRACE_SECONDS)
         with contextlib.closing(monitor):
             monitor.execute("quit")
     except OSError:

@@ -10,7 +10,7 @@ import select
 import socket
 import time
 
-from enclave_cli import accel, console, eif, enclaves, failure, measurements, paths, qemu, vsock
+from enclave_cli import accel, allocator, console, eif, enclaves, failure, measurements, paths, qemu, vsock
 from enclave_cli.failure import Failure
 from enclave_cli.holder import Holder
 
@@ -90,7 +90,8 @@ class Launch:
 
     def _check_directory(self) -> None:
         if not os.path.isdir(paths.RUN):
-            why, status, hint = "it is not there", failure.MACHINE_LACKS, "systemd-tmpfiles --create"
+            allocator.leases()  # it comes with the allocator: whoever has not started that is told so
+            why, status, hint = "it is not there", failure.MACHINE_LACKS, f"systemctl restart '{paths.RUN_UNIT}'"
         elif not os.access(paths.RUN, os.W_OK | os.X_OK):
             why, status = "this user may not write there", failure.NOT_PERMITTED
             hint = "join the group de: usermod -aG de USER, then log in again"
@@ -112,7 +113,7 @@ class Launch:
         cpus = _named(lease["cpus"])
         how = {"kvm": "on the processor", "tcg": "emulated"}[accelerator]
         self.progress(f"starting {enclaves.enclave_id(lease)} on {cpus} with {lease['memory_mib']} MiB, {how}")
-        self._make_directory(enclaves.directory(lease["id"]))
+        self._make_directory(enclaves.new_directory(lease["id"]))
         if recorded:
             console.record(recorded, self.directory)
         holder.start(self.directory)
@@ -126,7 +127,7 @@ class Launch:
             raise Failure(failure.NOT_STARTED, f"cannot start the enclave: {error}; ended it") from None
 
     def _make_directory(self, path: str) -> None:
-        """Make the directory of the enclave; what is there already is somebody else's, and not ours to remove."""
+        """Make the directory of the enclave."""
         try:
             os.mkdir(path, 0o700)
         except OSError as error:

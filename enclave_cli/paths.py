@@ -4,7 +4,9 @@ SOCKET = "/run/ali-enclaves/allocator.sock"
 """The socket of the allocator."""
 
 RUN = "/run/ali-enclaves/evm"
-"""Below it every enclave has a directory of its user's, named like its lease; tmpfiles makes it, 1770 root de."""
+"""Below it every enclave has a directory of its user's; a mount of its own, 1770 root de, there with the allocator."""
+
+RUN_UNIT = r"run-ali\x2denclaves-evm.mount"
 
 SETTINGS = "/etc/ali-enclaves/enclave-cli.conf"
 """Settings of this machine; optional."""

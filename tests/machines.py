@@ -22,6 +22,8 @@ class Machine:
     """CPUs that are there but offline from the beginning, by nobody's doing of ours."""
     numa: bool = True
     """Without (CONFIG_NUMA), the kernel has no `node` directory; all is on node 0."""
+    miscounts: bool = False
+    """Whether the kernel is older than 6.7 and takes surplus hugepages of other nodes for persistent ones."""
     smt_control: str = "on"
     """`/sys/devices/system/cpu/smt/control`: on, off, forceoff, notsupported."""
     isolated: frozenset[int] = field(default_factory=frozenset)
@@ -88,6 +90,9 @@ ONE_NODE = machine([cores(0, (0, 1), (2, 3), (4, 5), (6, 7))])
 FOUR_NODES = machine([cores(node, (4 * node, 4 * node + 1), (4 * node + 2, 4 * node + 3)) for node in range(4)])
 """4 nodes × 2 cores × 2 threads."""
 
+OLDER_NODES = replace(FOUR_NODES, miscounts=True)
+"""The same with a kernel before Linux 6.7."""
+
 ONE_CORE_LEFT = machine([cores(0, (0, 1), (2, 3))])
 """The smallest machine that can have a pool: one core for it, one for the host."""
 
@@ -144,6 +149,7 @@ BOOTABLE = {
     "no_smt": NO_SMT,
     "one_node": ONE_NODE,
     "four_nodes": FOUR_NODES,
+    "older_nodes": OLDER_NODES,
     "one_core_left": ONE_CORE_LEFT,
     "torn_cores": TORN_CORES,
     "torn_host_core": TORN_HOST_CORE,

@@ -187,22 +187,30 @@ class AddPages:
     def apply(self, kernel: Kernel) -> None:
         """Write the number; after a short grant compact the node and ask again.
 
+        What there is too many afterwards is told and left: somebody raised the number in the same moment.
+
         Raises:
             ShortGrant: the kernel reserved fewer pages than asked. The write itself never fails.
         """
-        assert self.target is not None, "a step is decided before it is applied"
         try:
-            kernel.sysfs.set_pages(self.node, self.page_kib, self.target)
+            missing = self._ask(kernel)
             for _ in range(COMPACTIONS):
-                if kernel.sysfs.pages(self.node, self.page_kib).persistent >= self.target:
-                    return
+                if missing <= 0:
+                    break
                 kernel.sysfs.compact(self.node)
-                kernel.sysfs.set_pages(self.node, self.page_kib, self.target)
-            missing = self.target - kernel.sysfs.pages(self.node, self.page_kib).persistent
+                missing = self._ask(kernel)
         except OSError as error:
             raise KernelRefused.of(self.describe(), error) from error
         if missing > 0:
             raise ShortGrant(self.node, self.page_kib, max(0, self.count - missing), self.count)
+        if missing < 0:
+            log.warning("%s: node %d has %d more now than that", self.describe(), self.node, -missing)
+
+    def _ask(self, kernel: Kernel) -> int:
+        """Write the number. Return how many pages are missing after it, or below zero how many there are too many."""
+        assert self.target is not None, "a step is decided before it is applied"
+        kernel.sysfs.set_pages(self.node, self.page_kib, self.target)
+        return self.target - kernel.sysfs.pages(self.node, self.page_kib).persistent
 
     def inverse(self, kernel: Kernel) -> "AddPages":
         """Return the decided step that takes back what this one really added, were it nothing at all."""

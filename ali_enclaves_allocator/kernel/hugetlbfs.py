@@ -6,25 +6,17 @@ another one at a time: between the two only their count is promised, so where ot
 another node, they may take one of this node instead.
 """
 
-import ctypes
 import errno
 import fcntl
 import os
-import platform
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ali_enclaves_allocator.kernel.mempolicy import bound
 from ali_enclaves_allocator.kernel.systemd import systemd
 from ali_enclaves_allocator.model.pool import Bank, Lease
-
-SET_MEMPOLICY = {"x86_64": 238, "aarch64": 237}
-"""The system call's number; glibc has no wrapper, only libnuma does (set_mempolicy(2))."""
-
-MPOL_BIND = 2
-"""Allocate on the given nodes or fail (linux/mempolicy.h)."""
 
 HOLD_FILE = "hold"
 LEASE_FILE = "lease-"
@@ -91,7 +83,7 @@ class LinuxBanks:
         """
         where = self._directory / bank.name
         if where.is_mount():
-            _bound(bank.node, _Settling(where, bank, leases).run)
+            bound(bank.node, _Settling(where, bank, leases).run)
 
     def settled(self, bank: Bank, leases: Mapping[str, int]) -> bool:
         """Tell whether every page of the bank is where it belongs. A bank that is not mounted cannot be settled."""
@@ -250,35 +242,3 @@ def _forget(path: Path) -> bool:
             raise
     path.unlink()
     return True
-
-
-def _bound(node: int, work: Callable[[], None]) -> None:
-    """Do work whose pages come from one node or not at all.
-
-    In a thread of its own, whose memory policy ends with it.
-    """
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            _bind(node)
-            work()
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=run, name=f"node-{node}")
-    thread.start()
-    thread.join()
-    if failures:
-        raise failures[0]
-
-
-def _bind(node: int) -> None:
-    """Let the calling thread allocate on one node only."""
-    words = node // 64 + 1
-    mask = (ctypes.c_ulong * words)()
-    mask[node // 64] = 1 << node % 64
-    libc = ctypes.CDLL(None, use_errno=True)
-    refused = libc.syscall(SET_MEMPOLICY[platform.machine()], MPOL_BIND, mask, ctypes.c_ulong(words * 64 + 1))
-    if refused and ctypes.get_errno() != errno.ENOSYS:  # a kernel without CONFIG_NUMA has one node, and no policies
-        raise OSError(ctypes.get_errno(), "cannot set the memory policy")

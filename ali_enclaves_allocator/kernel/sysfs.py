@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
+from ali_enclaves_allocator.kernel.mempolicy import bound
 from ali_enclaves_allocator.kernel.systemd import systemd_run
 from ali_enclaves_allocator.model import cpus
 from ali_enclaves_allocator.model.topology import NO_PAGES, Core, Node, PageCounts, Topology
@@ -54,6 +55,9 @@ class Files(Protocol):
     def write_as_admin(self, path: str, text: str) -> None:
         """Write where the kernel wants CAP_SYS_ADMIN of the writer."""
 
+    def write_on(self, node: int, path: str, text: str) -> None:
+        """Write the text under a memory policy that binds the writer to a node."""
+
     def list(self, path: str) -> list[str]:
         """Return the names in a directory."""
 
@@ -83,6 +87,10 @@ class LinuxFiles:
             OSError: the kernel refused, with its error number; or systemd did not answer.
         """
         systemd_run(sys.executable, "-Ic", WRITER, str(self._root / path), text)
+
+    def write_on(self, node: int, path: str, text: str) -> None:
+        """Write the text under a memory policy that binds the writer to a node."""
+        bound(node, lambda: self.write(path, text))
 
     def list(self, path: str) -> list[str]:
         """Return the names in a directory."""
@@ -147,23 +155,28 @@ class Sysfs:
 
     def pages(self, node: int, page_kib: int) -> PageCounts:
         """Return the counters of one page size on one node; of a node that was unplugged, zero."""
-        base = f"{self._hugepages(node)}/hugepages-{page_kib}kB"
         try:
-            total, free, surplus = (
-                int(self._files.read(f"{base}/{name}"))
-                for name in ("nr_hugepages", "free_hugepages", "surplus_hugepages")
-            )
+            return self._counts(f"{self._hugepages(node)}/hugepages-{page_kib}kB")
         except FileNotFoundError:
             return NO_PAGES
-        return PageCounts(total, free, surplus)
 
     def set_pages(self, node: int, page_kib: int, persistent: int) -> None:
         """Ask for a number of persistent pages. The write succeeds even when fewer are granted: read back.
 
         A node that was unplugged meanwhile grants none, and has none to give back.
+
+        Before Linux 6.7 the node's own file takes surplus pages of other nodes for persistent ones, and makes the node
+        have as many too many ("mm/hugetlb: fix nodes huge page allocation when there are surplus pages"). While there
+        are any, the number of the whole machine is written instead, which the writer's memory policy makes the node's.
         """
+        here, size = self.pages(node, page_kib), f"hugepages-{page_kib}kB"
         with suppress(FileNotFoundError):
-            self._files.write(f"{self._hugepages(node)}/hugepages-{page_kib}kB/nr_hugepages", str(persistent))
+            everywhere = self._counts(f"{HUGEPAGES}/{size}")
+            if everywhere.surplus > here.surplus:
+                text = str(everywhere.persistent - here.persistent + persistent)
+                self._files.write_on(node, f"{HUGEPAGES}/{size}/nr_hugepages_mempolicy", text)
+            else:
+                self._files.write(f"{self._hugepages(node)}/{size}/nr_hugepages", str(persistent))
 
     def compact(self, node: int) -> None:
         """Compact a node's memory. Kernels without CONFIG_COMPACTION or NUMA have no such file, and cannot."""
@@ -199,6 +212,11 @@ class Sysfs:
             return bool(self._files.list(NODE))
         except FileNotFoundError:
             return False
+
+    def _counts(self, directory: str) -> PageCounts:
+        """Return the counters of one page size, of a node or of the whole machine."""
+        names = ("nr_hugepages", "free_hugepages", "surplus_hugepages")
+        return PageCounts(*(int(self._files.read(f"{directory}/{name}")) for name in names))
 
     def _hugepages(self, node: int) -> str:
         """Return the directory of a node's hugepage counters."""

@@ -50,7 +50,7 @@ class Simulation:
         self.online = set(machine.cpus - machine.offline)
         self.smt_control = machine.smt_control
         self.memory = {node: NodeMemory(mib * 1024, mib * 1024) for node, mib in machine.memory_mib.items()}
-        self.pages = {kib: Hugepages(kib, self.memory) for kib in machine.page_kibs}
+        self.pages = {kib: Hugepages(kib, self.memory, machine.miscounts) for kib in machine.page_kibs}
         self.mounts: dict[str, Mount] = {}
         self.tasks: list[SimTask] = []
         self.processes: dict[int, SimProcess] = {}
@@ -190,8 +190,8 @@ class SimFiles:
                 return cpus.format(self._simulation.memory)
             case ["node", name, *rest] if name in self.list(NODE):
                 return self._read_node(_number(name), rest)
-            case ["kernel", "mm", "hugepages", *rest] if not machine.numa:
-                return self._read_node(0, ["hugepages", *rest])
+            case ["kernel", "mm", "hugepages", size, file] if _number(size) in self._simulation.pages:
+                return _counter(file, [self._simulation.counts(node, _number(size)) for node in machine.memory_mib])
         raise _absent(path)
 
     def write(self, path: str, text: str) -> None:
@@ -219,6 +219,16 @@ class SimFiles:
             refused = driver.set(text)
         if refused:
             raise OSError(refused, os.strerror(refused))
+
+    def write_on(self, node: int, path: str, text: str) -> None:
+        """Write the text under a memory policy: one effect."""
+        simulation = self._simulation
+        with simulation.effects.effect(f"write {text} to {path} on node {node}"):
+            match path.split("/"):
+                case ["kernel", "mm", "hugepages", size, "nr_hugepages_mempolicy"] if simulation.machine.numa:
+                    simulation.pages[_number(size)].set_everywhere(node, int(text))
+                case _:
+                    raise _absent(path)
 
     def list(self, path: str) -> list[str]:
         """Return the names in a directory."""
@@ -290,9 +300,7 @@ class SimFiles:
             case ["meminfo"]:
                 return self._meminfo(node)
             case ["hugepages", size, file] if _number(size) in self._simulation.pages:
-                counts = self._simulation.counts(node, _number(size))
-                values = {"nr": counts.total, "free": counts.free, "surplus": counts.surplus}
-                return str(values[file.removesuffix("_hugepages")])
+                return _counter(file, [self._simulation.counts(node, _number(size))])
         raise _absent(f"{NODE}/node{node}/{'/'.join(path)}")
 
     def _cpulist(self, node: int) -> str:
@@ -312,6 +320,12 @@ class SimFiles:
         }
         huge = f"Node {node} HugePages_Total:    {self._simulation.counts(node).total}"
         return "\n".join([*(f"Node {node} {name + ':':15} {kib:8} kB" for name, kib in lines.items()), huge])
+
+
+def _counter(file: str, counts: Sequence[PageCounts]) -> str:
+    """Return the text of a counter, of one node or of all."""
+    field = {"nr_hugepages": "total", "free_hugepages": "free", "surplus_hugepages": "surplus"}[file]
+    return str(sum(getattr(each, field) for each in counts))
 
 
 def _number(name: str) -> int:

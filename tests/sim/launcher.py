@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -178,10 +178,9 @@ sys.exit(main())
 class Cli:
     """The launcher, with its paths in a directory of the test's."""
 
-    def __init__(self, directory: Path, qemu: str) -> None:
-        self.directory = directory
-        self.socket, self.run_directory = directory / "sock", directory / "evm"
-        self.run_directory.mkdir()
+    def __init__(self, directory: Path, run_directory: Path, qemu: str) -> None:
+        self.directory, self.run_directory = directory, run_directory
+        self.socket = directory / "sock"
         script = directory / "qemu"
         script.write_text(qemu)
         script.chmod(0o755)
@@ -207,6 +206,11 @@ class Cli:
 
     def begin(self, *arguments: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(self.command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def directory_of(self, enclave: Mapping[str, Any]) -> Path:
+        """Return an enclave's directory."""
+        [found] = self.run_directory.glob(f"{enclave['EnclaveID'][-16:]}.*")
+        return found
 
     def image(self, data: bytes) -> str:
         path = self.directory / "tiny.eif"

@@ -50,6 +50,8 @@ class Hugepages:
 
     page_kib: int
     memory: dict[int, NodeMemory]
+    miscounts: bool = False
+    """Whether surplus pages of other nodes count when a node's `nr_hugepages` is written, as before Linux 6.7."""
     overcommit: int = 0
     """`nr_overcommit_hugepages`."""
     reserved: int = 0
@@ -62,7 +64,12 @@ class Hugepages:
     def set_persistent(self, node: int, count: int) -> None:
         """Write a node's `nr_hugepages` (`set_max_huge_pages`). Never fails; grants what there is."""
         at = self.nodes[node]
-        count += self._persistent() - (at.total - at.surplus)
+        elsewhere = self._total() - at.total
+        self.set_everywhere(node, count + elsewhere - (0 if self.miscounts else self._surplus() - at.surplus))
+
+    def set_everywhere(self, node: int, count: int) -> None:
+        """Write the whole machine's `nr_hugepages_mempolicy` under a policy for one node, whose pages come and go."""
+        at = self.nodes[node]
         while at.surplus and count > self._persistent():
             at.surplus -= 1
         while count > self._persistent() and self._fresh(node):

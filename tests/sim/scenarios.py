@@ -13,6 +13,7 @@ from tests.machines import (
     NO_NUMA,
     NO_SMT,
     NODE_HOLES,
+    OLDER_NODES,
     ONE_CORE_LEFT,
     Machine,
 )
@@ -91,6 +92,9 @@ SCENARIOS = {
         NO_MEMORY_ON_NODE_1, None, {"memory_mib": 64, "cpu_count": 6, "max_enclaves": 2}
     ),
     "apply in 1G": Scenario(NODE_HOLES, None, {"memory_mib": 1500, "cpu_count": 2, "hugepage_size": "1G"}),
+    "apply over nodes before Linux 6.7": Scenario(
+        OLDER_NODES, None, {"memory_mib": 50, "cpu_count": 8, "max_enclaves": 2}
+    ),
     "grow": Scenario(DUAL_SOCKET_HT, SMALL, LARGE),
     "grow onto another node": Scenario(GUEST_2X2X2, SMALL, LARGE),
     "grow the memory": Scenario(GUEST_2X2X2, SMALL, SMALL | {"memory_mib": 80}),
@@ -104,6 +108,9 @@ SCENARIOS = {
     "to 2M": Scenario(GUEST_2X2X2, SMALL | {"hugepage_size": "1G"}, SMALL),
     "give back": Scenario(GUEST_2X2X2, LARGE, None),
     "give back over nodes": Scenario(FOUR_NODES, {"memory_mib": 50, "cpu_count": 8, "max_enclaves": 2}, None),
+    "give back over nodes before Linux 6.7": Scenario(
+        OLDER_NODES, {"memory_mib": 50, "cpu_count": 8, "max_enclaves": 2}, None
+    ),
     "apply for leases": Scenario(GUEST_2X2X2, None, LARGE | LEASED),
     "offline for leases alone": Scenario(GUEST_2X2X2, LARGE, SMALL | LEASED),
     "offline for good": Scenario(GUEST_2X2X2, SMALL | LEASED, LARGE),

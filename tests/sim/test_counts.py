@@ -152,7 +152,7 @@ def test_a_lease(boot: Boot, online: bool, lent: dict[str, int], taken_back: dic
     assert kinds(host.done) == taken_back
 
 
-@pytest.mark.parametrize(("machine", "wanted"), [(GUEST_2X2X2, 131), (FOUR_NODES, 223)])
+@pytest.mark.parametrize(("machine", "wanted"), [(GUEST_2X2X2, 137), (FOUR_NODES, 229)])
 def test_what_a_start_reads(
     boot: Boot, reads: Reads, machine: Machine, wanted: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -322,3 +322,14 @@ def test_a_bank_that_an_undo_restores_too_late_is_nobodys(boot: Boot) -> None:
     host.effects.before("ledger giving", lambda: host.simulation.release(0, 5))
     host.give_back()
     host.assert_untouched()
+
+
+def test_pages_that_appear_as_ours_are_given_back_are_told(boot: Boot, caplog: pytest.LogCaptureFixture) -> None:
+    """The kernel says of no write what came of it: so it is read back."""
+    host = boot(ONE_NODE)
+    host.configure(**SMALL)
+    host.start()
+    host.effects.after("write 0 to devices/system/node/node0/hugepages", lambda: host.simulation.set_by_hand(0, 5))
+    host.give_back()
+    assert "give back 32×2M pages on node 0: node 0 has 5 more now than that" in caplog.text
+    assert host.simulation.counts(0).persistent == 5

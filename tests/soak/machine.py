@@ -19,7 +19,7 @@ STEPS = 30
 """Of one walk."""
 
 MACHINES = (
-    *("guest_2x2x2", "one_node", "dual_socket_ht", "four_nodes", "no_smt"),
+    *("guest_2x2x2", "one_node", "dual_socket_ht", "four_nodes", "no_smt", "older_nodes"),
     *("node_holes", "one_core_left", "mixed_smt", "no_numa"),
 )
 CODES = (errno.EIO, errno.EBUSY, errno.EPERM, errno.ENOSPC, errno.EMFILE, errno.EROFS)

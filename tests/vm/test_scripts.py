@@ -87,6 +87,7 @@ RING = (
             "leased_cores.sh",
             "refusing_cpu.sh",
             "refusing_cpu_half_way.sh",
+            "surplus_pages.sh",
         ),
     ),
     Part(

@@ -47,6 +47,17 @@ for who in outsider:EACCES member:EPERM; do
     expect_equal "ready 1" "$(pool state) $(pool leases)" "state and leases"
 done
 
+step "a member fills the directory of enclaves: /run, which the host needs, has the room it had, and leases go on"
+room=$(stat --file-system --format %a /run)
+filled=/run/ali-enclaves/evm/filled
+expect_exit 1 setpriv --reuid member --regid member --init-groups dd if=/dev/zero of=$filled bs=1M count=200
+expect_in "No space left" "$said"
+expect_equal "$((64 << 20)) $room" "$(stat --format %s $filled) $(stat --file-system --format %a /run)" "what is full, and what is not"
+take other 2 8
+end other
+rm $filled
+expect_within 60 leases_are 1
+
 step "a holder whose name would upset a terminal is told without that"
 cat >named.py <<'PY'
 import ctypes, sys

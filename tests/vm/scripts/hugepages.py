@@ -32,6 +32,13 @@ def bind(node):
         sys.exit(f"set_mempolicy: {os.strerror(ctypes.get_errno())}")
 
 
+def stay_near(node):
+    """Run on the node, where it has a CPU: Linux 6.1 makes surplus pages where a process runs, whatever its policy."""
+    cpus = (int(name[3:]) for name in os.listdir(f"/sys/devices/system/node/node{node}") if name[3:].isdigit())
+    if near := os.sched_getaffinity(0).intersection(cpus):
+        os.sched_setaffinity(0, near)
+
+
 def mapped(kib=PAGE_KIB):
     """Map one page; fails where not even its count can be had."""
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_HUGETLB | (kib * 1024).bit_length() - 1 << MAP_HUGE_SHIFT
@@ -46,6 +53,7 @@ def take(kib=PAGE_KIB):
 
 
 def hold(node, count, kib=PAGE_KIB):
+    stay_near(node)
     bind(node)
     pages = [take(int(kib)) for _ in range(int(count))]
     print("held", flush=True)

@@ -60,6 +60,14 @@ expect_equal 32 "$(counter 1 nr_hugepages)" "pages of node 1"
 stop
 expect_machine "$with" "after stop"
 
+step "a pool over both nodes, whose own pages are surplus for a moment when it goes"
+write_yaml "memory_mib: 64" "cpu_pool: 2-7" "max_enclaves: 2"
+start
+expect_equal 32 $(($(pool nodes.0.hugepages.0.free) + $(pool nodes.1.hugepages.0.free))) "pages free for leases"
+expect_equal 0 "$(counter 0 surplus_hugepages)" "surplus pages of node 0, which are persistent while the pool has some there"
+stop
+expect_machine "$with" "after stop"
+
 let_go
 expect_equal 20 "$(counter 0 nr_hugepages)" "pages of node 0 when nobody uses any"
 set_pages 0 0

@@ -149,7 +149,10 @@ def _add(counts: dict[str, int], node: int, kib: int, name: str, more: int) -> N
 
 
 def host_tasks() -> Iterator[tuple[str, frozenset[int]]]:
-    """Return every task of user space outside the enclaves' slice, with the CPUs that it may run on."""
+    """Return every task of user space outside the enclaves' slice, with the CPUs that it may run on.
+
+    Not the visitor of `spinner.py`, which chooses its CPUs itself.
+    """
     for status in Path("/proc").glob("[0-9]*/task/[0-9]*/status"):
         try:
             text = status.read_text()
@@ -158,4 +161,6 @@ def host_tasks() -> Iterator[tuple[str, frozenset[int]]]:
         except OSError:  # it has ended
             continue
         lines = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+        if lines["Name"] == "visitor":
+            continue
         yield f"{lines['Name']}[{lines['Pid']}]", parsed(lines["Cpus_allowed_list"])
