@@ -48,7 +48,7 @@ class Admission:
         try:
             return wanted == peer.gid or wanted in peers.groups(peer.sock)
         except OSError as error:
-            raise KernelRefused("read the caller's groups", error.strerror or str(error)) from error
+            raise KernelRefused.of("read the caller's groups", error) from error
 
 
 def _group_id() -> int:

@@ -152,7 +152,7 @@ def _status(args: argparse.Namespace) -> int:
     try:
         with Client(str(DIRECTORY / "allocator.sock")) as client:
             method = f"{INTERFACE}.{'Watch' if args.watch else 'GetPool'}"
-            for reply in client.stream(method) if args.watch else [client.call(method)]:
+            for reply in client.stream(method, output=sys.stdout.fileno()) if args.watch else [client.call(method)]:
                 state = reply["pool"]["state"]
                 _show(reply["pool"], as_json=args.json)
     except KeyboardInterrupt:

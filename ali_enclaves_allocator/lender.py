@@ -126,7 +126,7 @@ class Lender:
         try:
             pidfd, holder = self._identify(peer)
         except OSError as error:  # such as EMFILE: that tells nothing of the caller
-            raise KernelRefused("watch the caller", error.strerror or str(error)) from error
+            raise KernelRefused.of("watch the caller", error) from error
         try:
             lease, memory = await self._owner.change(partial(self._lend, request, holder))
         except BaseException:

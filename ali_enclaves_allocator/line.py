@@ -96,7 +96,7 @@ def read_file(path: Path) -> tuple[Config, Source]:
         with path.open("rb") as file:
             return load(file.read(MAX_BYTES + 1), str(path))
     except OSError as error:
-        raise ConfigUnreadable(str(path), error.strerror or str(error)) from error
+        raise ConfigUnreadable(str(path), error.strerror or str(error), error.errno or 0) from error
 
 
 def propose(

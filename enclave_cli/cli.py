@@ -10,13 +10,13 @@ from enclave_cli.failure import EXIT_STATUS, Failure
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, NoReturn
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status; what fails is told on standard error."""
-    args = _parser().parse_args(argv)
     try:
+        args = _parser().parse_args(argv)
         args.run(args)
         sys.stdout.flush()
         return 0
@@ -30,8 +30,16 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that refuses as everything else does: in one line, with the outcome and what to do."""
+
+    def error(self, message: str) -> "NoReturn":
+        command = f"{self.prog} ".partition(" ")[2].replace(" ", ": ")
+        raise Failure(failure.USAGE, f"{command}{message}; nothing was done (see {self.prog} --help)")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="enclave-cli",
         description="Run enclave VMs on the cores and memory that ali-enclaves-allocator has set aside.",
         epilog="exit status:\n" + "\n".join(f"  {number:3}  {text}" for number, text in EXIT_STATUS.items()),
@@ -64,37 +72,33 @@ def _parser() -> argparse.ArgumentParser:
 def _run_options(run: argparse.ArgumentParser) -> None:
     from enclave_cli.options import KINDS
 
-    run.add_argument("--cpu-count", type=int, metavar="N", help="CPUs of the enclave: whole cores")
-    run.add_argument("--cpu-ids", nargs="+", metavar="CPU", help="these CPUs of the pool instead: 2 3, or 2-3")
-    run.add_argument("--memory", type=int, metavar="MIB", dest="memory_mib", help="at least four times the image")
-    run.add_argument("--eif-path", metavar="FILE", help="the enclave image file")
+    run.usage = "%(prog)s --eif-path FILE --memory MIB (--cpu-count N | --cpu-ids CPU ...) [OPTION ...]"
+    required = run.add_argument_group("required, here or in the file of --config")
+    required.add_argument("--eif-path", metavar="FILE", help="the enclave image file")
+    required.add_argument("--memory", metavar="MIB", dest="memory_mib", help="at least four times the image")
+    required.add_argument("--cpu-count", metavar="N", help="CPUs of the enclave: whole cores")
+    required.add_argument("--cpu-ids", nargs="+", metavar="CPU", help="these CPUs of the pool instead: 2 3, or 2-3")
     run.add_argument("--enclave-name", metavar="NAME", help="default: the name of the file")
-    run.add_argument("--enclave-cid", type=int, metavar="CID", help="address on vsock; 0 or absent: a free one")
+    run.add_argument("--enclave-cid", metavar="CID", help="address on vsock; 0 or absent: a free one")
     run.add_argument("--debug-mode", action="store_true", default=None, help="record the console; proves nothing")
     run.add_argument("--attach-console", action="store_true", default=None, help="debug mode, and show the console")
-    run.add_argument("--accel", choices=("auto", "kvm", "tcg"), help=f"default: accel= in {paths.SETTINGS}, or auto")
+    run.add_argument("--accel", metavar="auto|kvm|tcg", help=f"default: accel= in {paths.SETTINGS}, or auto")
     run.add_argument("--config", metavar="FILE", help=f"JSON object with the keys {' '.join(KINDS)}; options win")
 
 
 def _run(args: argparse.Namespace) -> None:
     from enclave_cli import enclaves, settings
     from enclave_cli.launch import Launch
-    from enclave_cli.options import Request, cpu_ids, read_config, wrong
+    from enclave_cli.options import Request, read_config, read_line
 
     given = read_config(args.config) if args.config else {}
-    options = {key: value for key, value in vars(args).items() if value is not None}
-    if "cpu_ids" in options:
-        try:
-            options["cpu_ids"] = cpu_ids(args.cpu_ids)
-        except ValueError:
-            raise wrong(f"--cpu-ids: got {' '.join(args.cpu_ids)}, wanted numbers of CPUs") from None
-    request = Request(given | options)
+    request = Request(given | read_line(vars(args)))
     lease, holder = Launch(request, settings.read(paths.SETTINGS), _progress).run()
     _print(enclaves.started(lease))
     if request.attach:
         from enclave_cli import console
 
-        console.show(enclaves.directory(lease), sys.stderr.fileno(), lambda: not holder.ended())
+        console.show(enclaves.directory(lease), os.geteuid(), sys.stderr.fileno(), lambda: not holder.ended())
 
 
 def _describe(_: argparse.Namespace) -> None:
@@ -121,15 +125,19 @@ def _terminate(args: argparse.Namespace) -> None:
 
 
 def _console(args: argparse.Namespace) -> None:
-    from enclave_cli import console, enclaves
+    from enclave_cli import console, enclaves, users
 
     lease = enclaves.find(args.enclave_id, args.enclave_name)
+    holder = lease["holder"]
     if not lease["annotations"].get("debug"):
+        if os.geteuid() not in (0, holder["uid"]):  # debug mode would not help them
+            raise users.not_theirs("show the console", holder["uid"])
         raise Failure(
             failure.NO_SUCH_ENCLAVE,
             f"cannot show the console: {enclaves.enclave_id(lease)} is not in debug mode (run it with --debug-mode)",
         )
-    console.show(enclaves.directory(lease), console.output(), lambda: enclaves.lives(lease["holder"]["pid"]))
+    directory, out = enclaves.directory(lease), console.output()
+    console.show(directory, holder["uid"], out, lambda: enclaves.lives(holder["pid"]))
 
 
 def _describe_eif(args: argparse.Namespace) -> None:

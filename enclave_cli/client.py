@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
 import socket
 import struct
 
@@ -74,16 +75,21 @@ class Client:
         fds, self._fds = self._fds, []
         return reply.get("parameters") or {}, fds
 
-    def stream(self, method: str, parameters: dict[str, Any] | None = None) -> Generator[dict[str, Any], None, None]:
+    def stream(
+        self, method: str, parameters: dict[str, Any] | None = None, output: int | None = None
+    ) -> Generator[dict[str, Any], None, None]:
         """Call `method` with `more` and yield its replies; only the first is waited for with a limit.
 
-        Raises CallError. The connection is closed when the iteration ends, or is given up.
+        Raises CallError, and BrokenPipeError as soon as nobody reads any more what is written to the descriptor
+        `output`. The connection is closed when the iteration ends, or is given up.
         """
         with self:
             reply = self._exchange({"method": method, "parameters": parameters or {}, "more": True})
             self._limit_waits(None)
             while reply.get("continues"):
                 yield reply.get("parameters") or {}
+                if output is not None and b"\0" not in self._received:
+                    self._wait_beside(output)
                 reply = self._exchange()
             yield reply.get("parameters") or {}
 
@@ -114,6 +120,14 @@ class Client:
             self._close_fds()
             raise CallError(reply["error"], reply.get("parameters") or {})
         return reply
+
+    def _wait_beside(self, output: int) -> None:
+        """Wait for the service, unless the reader of `output` goes first. Raises BrokenPipeError."""
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        poll.register(output, 0)  # its end is told unasked
+        if dict(poll.poll()).get(output, 0) & (select.POLLERR | select.POLLHUP):
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
     def _close_fds(self) -> None:
         while self._fds:

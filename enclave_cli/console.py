@@ -8,7 +8,7 @@ import socket
 import stat
 import sys
 
-from enclave_cli import failure, paths, processes
+from enclave_cli import failure, paths, processes, users
 from enclave_cli.failure import Failure
 
 TYPE_CHECKING = False
@@ -45,17 +45,18 @@ def _write(sock: socket.socket, path: str) -> None:
         size += os.write(file, data)
 
 
-def show(directory: str, out: int, alive: "Callable[[], bool]") -> None:
-    """Write all that was recorded to `out`, then what comes, as long as the enclave is `alive`. Raises Failure."""
+def show(directory: str, owner: int, out: int, alive: "Callable[[], bool]") -> None:
+    """Write all that was recorded of a user's enclave to `out`, then what comes, as long as it is `alive`.
+
+    Raises Failure, and BrokenPipeError as soon as nobody reads `out` any more.
+    """
     path = os.path.join(directory, paths.CONSOLE)
     try:
         with contextlib.suppress(FileNotFoundError):
             _copy(_open(f"{path}.1"), out)
         fd = _open(path)
     except PermissionError:
-        owner = f"uid {os.stat(directory).st_uid}" if os.path.isdir(directory) else "another user"
-        need = f"got uid {os.geteuid()}, wanted root or {owner}, whose enclave it is"
-        raise Failure(failure.NOT_PERMITTED, f"cannot show the console: {need}") from None
+        raise users.not_theirs("show the console", owner) from None
     except OSError as error:
         raise Failure(
             failure.NO_SUCH_ENCLAVE,
@@ -71,7 +72,15 @@ def show(directory: str, out: int, alive: "Callable[[], bool]") -> None:
             os.close(fd)
             return
         else:
-            select.select([], [], [], POLL_SECONDS)
+            _pause(out)
+
+
+def _pause(out: int) -> None:
+    """Wait a little, unless the reader of `out` has gone. Raises BrokenPipeError."""
+    poll = select.poll()
+    poll.register(out, 0)  # its end is told unasked
+    if poll.poll(POLL_SECONDS * 1000):
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 def _open(path: str) -> int:

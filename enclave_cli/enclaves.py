@@ -8,7 +8,7 @@ import signal
 import stat
 import time
 
-from enclave_cli import allocator, failure, paths
+from enclave_cli import allocator, failure, paths, users
 from enclave_cli.failure import Failure
 
 TYPE_CHECKING = False
@@ -158,7 +158,7 @@ def terminate(lease: "dict[str, Any]") -> "dict[str, Any]":
         if pidfd is not None and _is_held(lease["id"]):  # so it was this process when it was opened
             _end(lease, pidfd)
         elif not lease["holder"]["pid"]:
-            allocator.release(lease["id"])
+            _release(lease)
     finally:
         if pidfd is not None:
             os.close(pidfd)
@@ -187,7 +187,17 @@ def _end(lease: "dict[str, Any]", pidfd: int) -> None:
     except ProcessLookupError:
         pass
     except PermissionError:
+        _release(lease)
+
+
+def _release(lease: "dict[str, Any]") -> None:
+    """Have the allocator end it. Raises Failure: what it refuses as another user's is told with whose it is."""
+    try:
         allocator.release(lease["id"])
+    except Failure as error:
+        if error.status != failure.NOT_PERMITTED:
+            raise
+        raise users.not_theirs(f"end {enclave_id(lease)}", lease["holder"]["uid"]) from None
 
 
 def _will_quit(lease: "dict[str, Any]") -> bool:

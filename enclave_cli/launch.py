@@ -101,7 +101,7 @@ class Launch:
 
     def _acquire(self, holder: Holder, annotations: "dict[str, Any]") -> "dict[str, Any]":
         request = self.request
-        cpus = f"CPUs {','.join(map(str, request.cpus))}" if request.cpus else f"{request.cpu_count} CPUs"
+        cpus = _named(request.cpus) if request.cpus else f"{request.cpu_count} CPU{'s' * (request.cpu_count != 1)}"
         self.progress(f"taking cores and memory: {cpus}, {request.memory_mib} MiB")
         wanted = {"name": request.name, "memory_mib": request.memory_mib, "online": True, "annotations": annotations}
         wanted |= {"cpus": request.cpus} if request.cpus else {"cpu_count": request.cpu_count}
@@ -110,9 +110,9 @@ class Launch:
 
     def _start(self, holder: Holder, lease: "dict[str, Any]", recorded: socket.socket | None, accelerator: str) -> None:
         """Start QEMU, give its threads their CPUs, let it run and see that it does."""
-        cpus = ",".join(map(str, lease["cpus"]))
+        cpus = _named(lease["cpus"])
         how = {"kvm": "on the processor", "tcg": "emulated"}[accelerator]
-        self.progress(f"starting {enclaves.enclave_id(lease)} on CPUs {cpus} with {lease['memory_mib']} MiB, {how}")
+        self.progress(f"starting {enclaves.enclave_id(lease)} on {cpus} with {lease['memory_mib']} MiB, {how}")
         self._make_directory(enclaves.new_directory(lease["id"]))
         if recorded:
             console.record(recorded, self.directory)
@@ -179,3 +179,8 @@ class Launch:
             if ready and vsock.heard(listener, cid):
                 return
         raise self._late("the heartbeat that the image promises", "heartbeat_seconds")
+
+
+def _named(cpus: list[int]) -> str:
+    """Name CPUs in a sentence: `CPU 3`, `CPUs 2,3`."""
+    return f"CPU{'s' * (len(cpus) != 1)} {','.join(map(str, cpus))}"

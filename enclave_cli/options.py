@@ -4,6 +4,7 @@ import os
 
 from enclave_cli import failure
 from enclave_cli.failure import Failure
+from enclave_cli.settings import ACCELERATORS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,14 +31,33 @@ KINDS: "dict[str, tuple[type, str]]" = {
 """The keys of a --config file: what each must be."""
 
 
+NUMBERS = {
+    "cpu_count": ("--cpu-count", "a number, such as 2"),
+    "memory_mib": ("--memory", "a number of MiB, such as 192"),
+    "enclave_cid": ("--enclave-cid", "a number, or none"),
+}
+"""The options that are numbers, by their keys: what each must be."""
+
+MIB_OF = {"m": 1, "g": 1 << 10, "t": 1 << 20}
+LONGEST_NUMBER = 18
+
+
 class Request:
     """A checked wish: what to run, on what, and how."""
 
     def __init__(self, given: "dict[str, Any]") -> None:
         """Check the options that are given, by their keys in a --config file. Raises Failure."""
-        for key, option in (("eif_path", "--eif-path"), ("memory_mib", "--memory")):
-            if given.get(key) is None:
-                raise wrong(f"missing: {option}")
+        missing = [
+            option
+            for keys, option in (
+                (("eif_path",), "--eif-path"),
+                (("memory_mib",), "--memory"),
+                (("cpu_count", "cpu_ids"), "--cpu-count or --cpu-ids"),
+            )
+            if all(given.get(key) is None for key in keys)
+        ]
+        if missing:
+            raise wrong(f"missing: {', '.join(missing)}")
         self.eif_path = str(given["eif_path"])
         self.memory_mib = int(given["memory_mib"])
         self.cpu_count: int | None = given.get("cpu_count")
@@ -52,9 +72,8 @@ class Request:
     def _check(self) -> None:
         from enclave_cli import vsock
 
-        if (self.cpu_count is None) == (self.cpus is None):
-            both = "both" if self.cpus is not None else "neither"
-            raise wrong(f"got {both} of --cpu-count and --cpu-ids, wanted one")
+        if self.cpu_count is not None and self.cpus is not None:
+            raise wrong("got both of --cpu-count and --cpu-ids, wanted one")
         if self.cpu_count is not None and self.cpu_count < 1:
             raise wrong(f"--cpu-count: got {self.cpu_count}, wanted 1 or more")
         if self.cpus is not None and (not self.cpus or len(set(self.cpus)) != len(self.cpus) or min(self.cpus) < 0):
@@ -68,6 +87,8 @@ class Request:
         if self.cid and not vsock.FIRST_CID <= self.cid <= vsock.LAST_CID:
             wanted = f"{vsock.FIRST_CID} to {vsock.LAST_CID}, or 0 to choose a free one"
             raise wrong(f"--enclave-cid: got {self.cid}, wanted {wanted}")
+        if self.accel is not None and self.accel not in ACCELERATORS:
+            raise wrong(f"--accel: got {self.accel!r}, wanted {', '.join(ACCELERATORS)}")
 
     @property
     def most_image_bytes(self) -> int:
@@ -94,7 +115,43 @@ def default_name(path: str) -> str:
 
 def wrong(why: str) -> Failure:
     """Return the failure of a command line."""
-    return Failure(failure.USAGE, f"run-enclave: {why}; nothing was taken from the pool (see run-enclave --help)")
+    return Failure(
+        failure.USAGE, f"run-enclave: {why}; nothing was taken from the pool (see enclave-cli run-enclave --help)"
+    )
+
+
+def read_line(arguments: "dict[str, Any]") -> "dict[str, Any]":
+    """Return the options that a command line has, each as it is in a --config file. Raises Failure."""
+    given = {key: value for key, value in arguments.items() if value is not None}
+    for key in NUMBERS:
+        if key in given:
+            given[key] = _number(key, given[key])
+    if "cpu_ids" in given:
+        words = given["cpu_ids"]
+        try:
+            given["cpu_ids"] = cpu_ids(words)
+        except ValueError:
+            raise wrong(f"--cpu-ids: got {' '.join(words)}, wanted numbers of CPUs, such as 2 3, or 2-3") from None
+    return given
+
+
+def _number(key: str, text: str) -> int:
+    if text.isascii() and text.removeprefix("-").isdigit() and len(text) <= LONGEST_NUMBER:
+        return int(text)
+    option, wanted = NUMBERS[key]
+    if key == "memory_mib" and (mib := _in_mib(text)):
+        wanted = f"it in MiB: {mib}"
+    got = text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}…"
+    raise wrong(f"{option}: got {got!r}, wanted {wanted}")
+
+
+def _in_mib(text: str) -> int:
+    """Return how many MiB a size with a unit is, such as 192M or 1GiB; 0 if it is none."""
+    size = text.lower().removesuffix("b").removesuffix("i")
+    number, unit = size[:-1], size[-1:]
+    if not (number.isascii() and number.isdigit() and len(number) <= LONGEST_NUMBER and unit in MIB_OF):
+        return 0
+    return int(number) * MIB_OF[unit]
 
 
 def read_config(path: str) -> "dict[str, Any]":

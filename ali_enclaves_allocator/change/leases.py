@@ -41,7 +41,7 @@ def lend(lease: Lease, kernel: Kernel, ledger: Ledger) -> tuple[Lease, int]:
         if memory >= 0:
             os.close(memory)
         outcome = _taken_back(lease, kernel, ledger)
-        refused = KernelRefused("lend", error.strerror or str(error)) if isinstance(error, OSError) else error
+        refused = KernelRefused.of("lend", error) if isinstance(error, OSError) else error
         if isinstance(refused, AllocatorError):
             refused.outcome = outcome
         raise refused from error
@@ -72,7 +72,7 @@ def take_back(lease: Lease, kernel: Kernel, ledger: Ledger) -> None:
         _save(ledger, rest.noting(()))
     except (AllocatorError, OSError) as error:
         step = f"take back lease {lease.describe()}"
-        refused = KernelRefused(step, error.strerror or str(error)) if isinstance(error, OSError) else error
+        refused = KernelRefused.of(step, error) if isinstance(error, OSError) else error
         refused.outcome = "the lease has ended, and what it still holds is tried again"
         raise refused from error
 
@@ -94,7 +94,7 @@ def sweep(kernel: Kernel, ledger: Ledger) -> tuple[list[Lease], list[AllocatorEr
     try:
         _mend(ledger.record.pool, kernel)
     except OSError as error:
-        refused.append(KernelRefused("mend the leases", error.strerror or str(error)))
+        refused.append(KernelRefused.of("mend the leases", error))
     except AllocatorError as error:
         refused.append(error)
     return ended, refused
@@ -112,7 +112,7 @@ def settle(pool: Pool, kernel: Kernel) -> bool:
                 kernel.banks.settle(bank, pool.lent_pages(bank))
         return is_settled(pool, kernel)
     except OSError as error:
-        raise KernelRefused("hold the pool's pages", error.strerror or str(error)) from error
+        raise KernelRefused.of("hold the pool's pages", error) from error
 
 
 def is_settled(pool: Pool, kernel: Kernel) -> bool:
@@ -231,4 +231,4 @@ def _save(ledger: Ledger, pool: Pool) -> None:
     try:
         ledger.save(pool=pool, phase=ledger.record.phase, steps=ledger.record.steps)
     except OSError as error:
-        raise KernelRefused("write the ledger", error.strerror or str(error)) from error
+        raise KernelRefused.of("write the ledger", error) from error

@@ -72,7 +72,7 @@ class Ledger:
         except PermissionError as error:
             raise KernelRefused(f"open {self._lock_path}", "only root may") from error
         except OSError as error:
-            raise KernelRefused(f"open {self._lock_path}", error.strerror or str(error)) from error
+            raise KernelRefused.of(f"open {self._lock_path}", error) from error
         deadline = time.monotonic() + wait_s
         while not _locked(self._lock):
             if time.monotonic() >= deadline or in_vain():

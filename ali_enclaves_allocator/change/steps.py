@@ -128,7 +128,7 @@ class SetBank:
             kernel.banks.mount(self.bank)
             kernel.banks.settle(self.bank, {})
         except OSError as error:
-            raise KernelRefused(self.describe(), error.strerror or str(error)) from error
+            raise KernelRefused.of(self.describe(), error) from error
         held = kernel.banks.held().get(self.bank.name, 0)
         if held < self.bank.pages:
             raise PagesTaken(self.bank.node, self.bank.page_kib, held, self.bank.pages)
@@ -200,7 +200,7 @@ class AddPages:
                 kernel.sysfs.compact(self.node)
                 missing = self._ask(kernel)
         except OSError as error:
-            raise KernelRefused(self.describe(), error.strerror or str(error)) from error
+            raise KernelRefused.of(self.describe(), error) from error
         if missing > 0:
             raise ShortGrant(self.node, self.page_kib, max(0, self.count - missing), self.count)
         if missing < 0:
@@ -239,7 +239,7 @@ class DissolveSlice:
         try:
             kernel.scopes.dissolve()
         except OSError as error:
-            raise KernelRefused(self.describe(), error.strerror or str(error)) from error
+            raise KernelRefused.of(self.describe(), error) from error
 
     def inverse(self, _: Kernel) -> "DissolveSlice":
         """Return the step itself: what took the slice is a lease, which has a way back of its own."""

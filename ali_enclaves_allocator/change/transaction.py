@@ -111,7 +111,7 @@ def _record(ledger: Ledger, pool: Pool, phase: Phase, steps: tuple[Step, ...]) -
     try:
         ledger.save(pool=pool, phase=phase, steps=steps)
     except OSError as error:
-        raise KernelRefused("write the ledger", error.strerror or str(error)) from error
+        raise KernelRefused.of("write the ledger", error) from error
 
 
 def _take_back(error: Exception, kernel: Kernel, ledger: Ledger) -> None:

@@ -74,7 +74,7 @@ class LinuxScopes:
                 raise OnlineImpossible(f"the partition failed: {error.strerror or error}") from error
         if (state := _read(partition)) != SET_APART:  # the write succeeds even when the result is invalid
             blame = f"; {', '.join(claims)} claims some of them (AllowedCPUs=)" if (claims := _claims(lent)) else ""
-            raise OnlineImpossible(f"the partition of CPUs {cpus.format(lent)} is {state or 'not there'}{blame}")
+            raise OnlineImpossible(f"the partition of {cpus.named(lent)} is {state or 'not there'}{blame}")
 
     def start(self, lease: Lease) -> None:
         """Start the lease's scope with its holder in it, and wait until the holder is there.
@@ -196,7 +196,7 @@ def _require_free(lent: frozenset[int]) -> None:
         OnlineImpossible: names the cgroups.
     """
     if claims := _claims(lent):
-        raise OnlineImpossible(f"{', '.join(claims)} claims some of CPUs {cpus.format(lent)} (AllowedCPUs=)")
+        raise OnlineImpossible(f"{', '.join(claims)} claims some of {cpus.named(lent)} (AllowedCPUs=)")
 
 
 def _claims(lent: frozenset[int]) -> list[str]:

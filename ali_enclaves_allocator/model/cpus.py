@@ -38,6 +38,12 @@ def named(cpus: Iterable[int]) -> str:
     return f"CPU{'s' * (len(members) != 1)} {format(members)}"
 
 
+def are(cpus: Iterable[int]) -> str:
+    """Name CPUs of which something is told: "CPU 1 is", "CPUs 2-3,6-7 are"."""
+    members = set(cpus)
+    return f"{named(members)} {'is' if len(members) == 1 else 'are'}"
+
+
 def counted(number: int) -> str:
     """Say how many CPUs: "1 CPU", "2 CPUs"."""
     return f"{number} CPU{'s' * (number != 1)}"
@@ -54,7 +60,7 @@ def _region(region: str) -> Iterable[int]:
         return range(first, last + 1)
     used, group = _bounded(match[3]), _bounded(match[4])
     if not used <= group > 0:
-        raise ValueError(f'"{region}" takes {used} of every {group} CPUs; wanted a part of at least one')
+        raise ValueError(f'"{region}" takes {used} of every {counted(group)}; wanted a part of at least one')
     return (cpu for cpu in range(first, last + 1) if (cpu - first) % group < used)
 
 

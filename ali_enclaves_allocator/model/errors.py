@@ -5,10 +5,11 @@ the system is in now, and what to do. The fields travel over the socket as the p
 the same name.
 """
 
+import errno
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from ali_enclaves_allocator.model.cpus import named
+from ali_enclaves_allocator.model.cpus import counted, named
 
 EX_UNAVAILABLE = 69
 """Exit status when the machine cannot give what the file asks for (sysexits.h)."""
@@ -49,14 +50,20 @@ class ConfigUnreadable(AllocatorError):
     exit_code: ClassVar[int] = EX_CONFIG
     path: str
     reason: str
+    number: int = 0
+    """The error number of the reason, where it has one: whether the file is at fault."""
 
     def what(self) -> str:
         """Name the file and the reason."""
         return f"cannot read {self.path}: {self.reason}"
 
     def hint(self) -> str:
-        """Show the shortest file."""
-        return "the shortest file is two lines: memory_mib: 1024 and cpu_count: 2"
+        """Show the shortest file where there is none; one that could not be looked at may be right."""
+        if self.number in (errno.ENOENT, errno.EISDIR, errno.ENOTDIR):
+            return "the shortest file is two lines: memory_mib: 1024 and cpu_count: 2"
+        if self.number in (errno.EACCES, errno.EPERM):
+            return f"it must be readable for who reads it, and root is who serves: ls -l {self.path}"
+        return "the file itself may be right: mend what is in the way of reading it, then try again"
 
 
 @dataclass
@@ -83,7 +90,7 @@ class MachineTooSmall(AllocatorError):
 
     def what(self) -> str:
         """Give the CPUs present and the CPUs needed."""
-        return f"cannot set a pool aside: the machine has {self.cpus} online CPUs, at least {self.needed} are needed"
+        return f"cannot set a pool aside: {counted(self.cpus)} online here, at least {self.needed} are needed"
 
     def hint(self) -> str:
         """Name the rule."""
@@ -214,10 +221,22 @@ class KernelRefused(AllocatorError):
     """What was to be done."""
     reason: str
     """What the kernel or systemd says."""
+    silent: bool = False
+    """Whether systemd did not answer at all, so that what it was asked for may happen still."""
+
+    @classmethod
+    def of(cls, step: str, error: OSError) -> "KernelRefused":
+        """Return the error for a step that failed with an error of the kernel's, or of systemd's silence."""
+        return cls(step, error.strerror or str(error), isinstance(error, TimeoutError))
 
     def what(self) -> str:
         """Name the step and the reason."""
         return f"cannot {self.step}: {self.reason}"
+
+    def hint(self) -> str:
+        """Say where to look when systemd hangs, how the pool stands, and how to go on."""
+        look = "does systemd hang? see: systemctl status, journalctl -b _PID=1; once it answers, see the pool's state"
+        return f"{look}: ali-enclaves-allocator status, and mend it by a restart of the service" if self.silent else ""
 
 
 @dataclass

@@ -91,25 +91,25 @@ def _cores(request: Request, wanted: int, free: list[Core]) -> tuple[Core, ...]:
 
 def _refuse_cpus(request: Request, wanted: int, pool: Pool, free: list[Core], nodes: Iterable[int]) -> None:
     """Say why no node has the CPUs: not in the pool, part of a core, leased, or too few."""
+    offers, there = _offers(nodes, pool, free), [cpus.format(core.cpus) for core in free if core.node in nodes]
     if request.cpus is not None:
         named = set(request.cpus)
-        if not named <= pool.cpus:
-            raise InsufficientCpus(
-                wanted, f"CPUs {cpus.format(named - pool.cpus)} are not in the pool", _offers(nodes, pool, free)
-            )
+        if absent := named - pool.cpus:
+            reason = f"{cpus.are(absent)} not in the pool, which has {cpus.named(pool.cpus)}"
+            raise InsufficientCpus(wanted, reason, offers, there)
         partial = [core for core in pool.cores if named & set(core.cpus) and not named >= set(core.cpus)]
         if partial:
-            raise NotWholeCores(sorted(named), list(partial[0].cpus))
+            raise NotWholeCores(sorted(named), list(partial[0].cpus), free=there)
         holders = [lease.describe() for lease in pool.leases if named & lease.cpus]
         where = "one node" if request.node is None else f"node {request.node}"
-        reason = f"held by {', '.join(holders)}" if holders else f"CPUs {cpus.format(named)} are not on {where}"
-        raise InsufficientCpus(wanted, reason, _offers(nodes, pool, free))
+        reason = f"held by {', '.join(holders)}" if holders else f"{cpus.are(named)} not on {where}"
+        raise InsufficientCpus(wanted, reason, offers, there)
     sizes = {len(core.cpus) for core in pool.cores}
     if len(sizes) == 1 and wanted % (threads := sizes.pop()):
-        raise NotWholeCores([], list(range(threads)), wanted)
+        raise NotWholeCores([], list(range(threads)), wanted, there)
     holders = [lease.describe() for lease in pool.leases]
     reason = f"held by {', '.join(holders)}" if holders else "the pool is smaller"
-    raise InsufficientCpus(wanted, reason, _offers(nodes, pool, free))
+    raise InsufficientCpus(wanted, reason, offers, there)
 
 
 def _pages(request: Request, bank: Bank) -> int:

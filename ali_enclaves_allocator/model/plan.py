@@ -6,7 +6,7 @@ Pure and deterministic: the same configuration, machine and present pool always 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ali_enclaves_allocator.model import cpus
+from ali_enclaves_allocator.model import cpus, hosts
 from ali_enclaves_allocator.model.choice import on_every_node, reachable
 from ali_enclaves_allocator.model.config import Config
 from ali_enclaves_allocator.model.errors import HostMemoryTooLow, LeaseInTheWay, MachineTooSmall, Misfit
@@ -52,7 +52,7 @@ def choose(config: Config, topology: Topology, present: Pool) -> Plan:
         HostMemoryTooLow: the host would be left with too little memory.
         LeaseInTheWay: what is asked cannot be had without cutting a lease.
     """
-    if len(topology.cpus) < 2 * topology.threads_per_core and not any(_free_cores(topology, present)):
+    if len(topology.cpus) < 2 * topology.threads_per_core and not any(hosts.free_cores(topology, present)):
         raise MachineTooSmall(len(topology.cpus), 2 * topology.threads_per_core)
     _require_driver(config, topology, present)
     asked = _asked(config, topology, present)
@@ -95,7 +95,7 @@ def _asked(config: Config, topology: Topology, present: Pool) -> _Asked:
         named = tuple(_named_cores(config, topology, present))
         return _Asked(config, topology, present, named, len(config.cpu_pool), page_kib, pages)
     wanted = config.cpu_count or 0
-    free = tuple(_free_cores(topology, present))
+    free = tuple(hosts.free_cores(topology, present))
     _require_whole_cores(wanted, free)
     return _Asked(config, topology, present, free, wanted, page_kib, pages)
 
@@ -155,7 +155,7 @@ def _nowhere(asked: _Asked) -> NoNodeFits:
         spanning=spanning,
         nodes=[_offer(node, asked) for node in topology.nodes],
         fits=[Fit(count, asked.memory_mib(most), list(ids)) for count, most, ids in largest(found, room)],
-        withheld=[] if config.cpu_pool else _withheld(topology, asked.present),
+        withheld=[] if config.cpu_pool else hosts.withheld(topology, asked.present),
     )
 
 
@@ -206,57 +206,20 @@ def _in_the_way(present: Pool, without: Plan) -> list[str]:
     return cut or [lease.describe() for lease in present.leases]
 
 
-def _free_cores(topology: Topology, present: Pool) -> Iterator[Core]:
-    """Rule 1: every core that the host need not keep. What the pool has of cores is known to be whole."""
-    for core in topology.cores:
-        its_own = core == topology.host_core or topology.fixed_cpus & set(core.cpus)
-        torn = core in topology.torn_cores and core not in present.cores
-        isolated = topology.isolated & set(core.cpus) and core not in present.leased_cores
-        if not its_own and not torn and not isolated:
-            yield core
-
-
-def _withheld(topology: Topology, present: Pool) -> list[str]:
-    """Rule 1: say which cores the host keeps although they could go offline, and what would free them."""
-    said = []
-    if torn := {cpu for core in topology.torn_cores - set(present.cores) for cpu in core.cpus}:
-        said.append(f"{cpus.named(torn)} {_stay(torn)} with the host: {_torn(topology)}")
-    if isolated := {cpu for core in topology.cores for cpu in core.cpus} & topology.isolated - present.cpus:
-        said.append(
-            f"{cpus.named(isolated)} {_stay(isolated)} with the host: isolated on the kernel's command line "
-            "(isolcpus=, nohz_full=), taken only when cpu_pool names them"
-        )
-    return said
-
-
-def _torn(topology: Topology) -> str:
-    """Say why a core counts as torn, and the way out."""
-    offline = cpus.format(cpu for node in topology.nodes for cpu in node.offline)
-    return (
-        f"a hyper-thread of the core may be one that others took offline (now {offline}) and can bring back; "
-        f"bring them online first: chcpu -e {offline}"
-    )
-
-
-def _stay(some: Iterable[int]) -> str:
-    return "stay" if len(set(some)) > 1 else "stays"
-
-
 def _named_cores(config: Config, topology: Topology, present: Pool) -> Iterator[Core]:
     """Rule 3 for `cpu_pool`: the cores it names, every one of them whole and free to take."""
     named = set(config.cpu_pool or ())
     if absent := named - topology.cpus:
-        online = cpus.format(topology.cpus)
         offline = absent & {cpu for node in topology.nodes for cpu in node.offline}
         whose = f"; {cpus.named(offline)}: taken offline by others, so not ours to bring up" if offline else ""
-        verb = "is" if len(absent) == 1 else "are"
-        raise Misfit("cpu_pool", f"{cpus.named(absent)} {verb} not online{whose}; wanted some of {online}")
+        raise Misfit("cpu_pool", f"{cpus.are(absent)} not online{whose}; {hosts.to_be_had(topology, present)}")
     kept = set(topology.host_core.cpus) | topology.fixed_cpus
     if mine := named & kept:
-        raise Misfit("cpu_pool", f"{cpus.named(mine)} must stay with the host, with their core {cpus.format(kept)}")
+        told = f"{cpus.named(mine)} must stay with the host, which keeps {cpus.named(kept)}"
+        raise Misfit("cpu_pool", f"{told}; {hosts.to_be_had(topology, present)}")
     cores = [core for core in topology.cores if named & set(core.cpus)]
     if torn := {cpu for core in (topology.torn_cores - set(present.cores)) & set(cores) for cpu in core.cpus}:
-        raise Misfit("cpu_pool", f"{cpus.named(torn)} must stay with the host: {_torn(topology)}")
+        raise Misfit("cpu_pool", f"{cpus.named(torn)} must stay with the host: {hosts.torn(topology)}")
     if partial := [core for core in cores if not named >= set(core.cpus)]:
         missing = set(partial[0].cpus) - named
         raise Misfit(

@@ -1,9 +1,23 @@
 """Why a lease is refused or cannot be released: types with numbers in them, like all errors."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
+from ali_enclaves_allocator.model.cpus import are, counted, named
 from ali_enclaves_allocator.model.errors import AllocatorError
 from ali_enclaves_allocator.model.placement import NodeOffer
+
+MOST_TOLD = 8
+"""Of more free cores than these the first are told."""
+
+
+def whole_cores_of(free: Sequence[str]) -> str:
+    """Say which cores there are to be had: a lease has whole ones."""
+    if not free:
+        return "cores are lent whole, and none is free"
+    told = " ".join(f"[{core}]" for core in free[:MOST_TOLD])
+    more = f" … {len(free)} in all" if len(free) > MOST_TOLD else ""
+    return f"cores are lent whole, free {'is' if len(free) == 1 else 'are'} {told}{more}"
 
 
 @dataclass
@@ -53,13 +67,20 @@ class NotWholeCores(AllocatorError):
     """The CPUs of the core that would be cut, or of any core when only a number was asked for."""
     requested: int = 0
     """How many CPUs were asked for, where none was by number."""
+    free: list[str] = field(default_factory=list)
+    """The cores that are free, each by its CPUs: 2-3."""
 
     def what(self) -> str:
         """Give what was got and the core."""
         if self.cpus:
-            return f"cannot lend part of a core: got CPUs {self.cpus}, wanted all of {self.siblings}"
+            core, missing = named(self.siblings), are(set(self.siblings) - set(self.cpus))
+            return f"cannot lend part of a core: got {named(self.cpus)}, wanted all of {core}: {missing} missing"
         threads = len(self.siblings)
-        return f"cannot lend part of a core: got {self.requested} CPUs, wanted a multiple of {threads}"
+        return f"cannot lend part of a core: got {counted(self.requested)}, wanted a multiple of {threads}"
+
+    def hint(self) -> str:
+        """Name the cores that are there."""
+        return whole_cores_of(self.free)
 
 
 @dataclass
@@ -72,17 +93,19 @@ class InsufficientCpus(AllocatorError):
     """Why not."""
     per_node: list[NodeOffer]
     """What each node has free."""
+    free: list[str] = field(default_factory=list)
+    """The cores that are free, each by its CPUs: 2-3."""
 
     def what(self) -> str:
         """Give what was requested and what each node has free."""
         free = "; ".join(f"node {offer.node}: {offer.cpus} free" for offer in self.per_node)
-        return f"cannot lend {self.requested} CPUs: {self.reason} ({free})"
+        return f"cannot lend {counted(self.requested)}: {self.reason} ({free})"
 
     def hint(self) -> str:
-        """Name the ways out."""
+        """Name the cores that are there, and the ways out."""
         return (
-            "ask for fewer, or for others of the pool (see: ali-enclaves-allocator status), end an enclave, or give "
-            "the pool more in allocator.yaml and restart the service"
+            f"{whole_cores_of(self.free)}; ask for fewer, or for others of the pool (see: ali-enclaves-allocator "
+            "status), end an enclave, or give the pool more in allocator.yaml and restart the service"
         )
 
 

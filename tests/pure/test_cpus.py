@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ali_enclaves_allocator.model import cpus
+from ali_enclaves_allocator.model.errors import MachineTooSmall
 
 NUMBERS = st.integers(0, cpus.MAX_CPUS - 1)
 
@@ -50,6 +51,7 @@ def test_parse(text: str, expected: tuple[int, ...]) -> None:
         ("9" * 9999, f"{'9' * 20} is too high; the highest CPU of any kernel is 8191"),
         ("0-7:5/4", '"0-7:5/4" takes 5 of every 4 CPUs; wanted a part of at least one'),
         ("0-7:0/0", '"0-7:0/0" takes 0 of every 0 CPUs; wanted a part of at least one'),
+        ("0-7:2/1", '"0-7:2/1" takes 2 of every 1 CPU; wanted a part of at least one'),
     ],
 )
 def test_refuse(text: str, sentence: str) -> None:
@@ -64,6 +66,13 @@ def test_refuse(text: str, sentence: str) -> None:
 )
 def test_format(numbers: tuple[int, ...], expected: str) -> None:
     assert cpus.format(numbers) == expected
+
+
+def test_one_is_told_as_one() -> None:
+    assert [cpus.named(some) for some in ([], [3], [3, 2])] == ["no CPUs", "CPU 3", "CPUs 2-3"]
+    assert [cpus.are(some) for some in ([3], [3, 2])] == ["CPU 3 is", "CPUs 2-3 are"]
+    assert [cpus.counted(number) for number in (0, 1, 2)] == ["0 CPUs", "1 CPU", "2 CPUs"]
+    assert ": 1 CPU online here, at least" in str(MachineTooSmall(1, 2))
 
 
 @given(st.sets(NUMBERS, max_size=40) | st.sets(st.integers(0, 20)))

@@ -49,6 +49,9 @@ TWO_NODES = Pool(
 TWO_BANKS = replace(ONE_NODE, banks=(Bank("bank0", 0, SMALL, 32), Bank("bank1", 0, SMALL, 8)))
 NO_SMT = Pool(tuple(Core((cpu,), 0) for cpu in (1, 2, 3)), (Bank("bank0", 0, SMALL, 32),), config=config())
 UNEVEN = Pool((Core((2, 3), 0), Core((4,), 0)), (Bank("bank0", 0, SMALL, 32),), config=config())
+WIDE = Pool(
+    tuple(Core((cpu, cpu + 32), 0) for cpu in range(10)), (Bank("bank0", 0, SMALL, 32),), config=config(max_enclaves=9)
+)
 GIGANTIC = Pool((Core((2, 3), 0),), (Bank("bank0", 0, LARGE, 2),), config=config())
 
 
@@ -83,10 +86,14 @@ def test_granted(pool: Pool, request_: Request, got: tuple[tuple[int, ...], str,
     assert (cpus, chosen.bank.name, chosen.pages) == got
 
 
-FEWER = (
-    "ask for fewer, or for others of the pool (see: ali-enclaves-allocator status), end an enclave, or give the pool "
-    "more in allocator.yaml and restart the service"
-)
+def fewer(free: str) -> str:
+    """The hint of InsufficientCpus."""
+    return (
+        f"\n  (cores are lent whole, {free}; ask for fewer, or for others of the pool (see: ali-enclaves-allocator "
+        "status), end an enclave, or give the pool more in allocator.yaml and restart the service)"
+    )
+
+
 LESS = "ask for less, end an enclave, or raise memory_mib in allocator.yaml and restart the service"
 
 
@@ -103,63 +110,91 @@ LESS = "ask for less, end an enclave, or raise memory_mib in allocator.yaml and 
         pytest.param(
             ONE_NODE,
             Request(16, 3),
-            "cannot lend part of a core: got 3 CPUs, wanted a multiple of 2; nothing was changed",
+            "cannot lend part of a core: got 3 CPUs, wanted a multiple of 2; nothing was changed\n"
+            "  (cores are lent whole, free are [2-3] [4-5] [6-7])",
             id="odd",
+        ),
+        pytest.param(
+            lent(ONE_NODE, 2, 4, 6),
+            Request(16, 1),
+            "cannot lend part of a core: got 1 CPU, wanted a multiple of 2; nothing was changed\n"
+            "  (cores are lent whole, and none is free)",
+            id="one",
         ),
         pytest.param(
             ONE_NODE,
             Request(16, cpus=(4, 6, 7)),
-            "cannot lend part of a core: got CPUs [4, 6, 7], wanted all of [4, 5]; nothing was changed",
+            "cannot lend part of a core: got CPUs 4,6-7, wanted all of CPUs 4-5: CPU 5 is missing; "
+            "nothing was changed\n  (cores are lent whole, free are [2-3] [4-5] [6-7])",
             id="part of a core",
+        ),
+        pytest.param(
+            lent(WIDE, 0),
+            Request(16, cpus=(40,)),
+            "cannot lend part of a core: got CPU 40, wanted all of CPUs 8,40: CPU 8 is missing; nothing was changed\n"
+            "  (cores are lent whole, free are [1,33] [2,34] [3,35] [4,36] [5,37] [6,38] [7,39] [8,40] … 9 in all)",
+            id="its sibling is far away",
         ),
         pytest.param(
             ONE_NODE,
             Request(16, 8),
-            f"cannot lend 8 CPUs: the pool is smaller (node 0: 6 free); nothing was changed\n  ({FEWER})",
+            "cannot lend 8 CPUs: the pool is smaller (node 0: 6 free); nothing was changed"
+            + fewer("free are [2-3] [4-5] [6-7]"),
             id="more than the pool has",
         ),
         pytest.param(
             TWO_NODES,
             Request(16, 6),
-            "cannot lend 6 CPUs: the pool is smaller (node 0: 4 free; node 1: 4 free); nothing was changed\n"
-            f"  ({FEWER})",
+            "cannot lend 6 CPUs: the pool is smaller (node 0: 4 free; node 1: 4 free); nothing was changed"
+            + fewer("free are [2-3] [4-5] [8-9] [10-11]"),
             id="more than a node has",
         ),
         pytest.param(
             lent(ONE_NODE, 2, 4),
             Request(16, 4),
-            f"cannot lend 4 CPUs: held by web (CPUs 2-5, 16 MiB) (node 0: 2 free); nothing was changed\n  ({FEWER})",
+            "cannot lend 4 CPUs: held by web (CPUs 2-5, 16 MiB) (node 0: 2 free); nothing was changed"
+            + fewer("free is [6-7]"),
             id="held",
         ),
         pytest.param(
             lent(lent(ONE_NODE, 2), 6),
             Request(16, cpus=(4, 5, 6, 7)),
-            f"cannot lend 4 CPUs: held by web (CPUs 6-7, 16 MiB) (node 0: 2 free); nothing was changed\n  ({FEWER})",
+            "cannot lend 4 CPUs: held by web (CPUs 6-7, 16 MiB) (node 0: 2 free); nothing was changed"
+            + fewer("free is [4-5]"),
             id="named ones held, by whom",
         ),
         pytest.param(
             ONE_NODE,
             Request(16, cpus=(0, 1, 2, 3)),
-            f"cannot lend 4 CPUs: CPUs 0-1 are not in the pool (node 0: 6 free); nothing was changed\n  ({FEWER})",
+            "cannot lend 4 CPUs: CPUs 0-1 are not in the pool, which has CPUs 2-7 (node 0: 6 free); nothing was changed"
+            + fewer("free are [2-3] [4-5] [6-7]"),
             id="not in the pool",
+        ),
+        pytest.param(
+            ONE_CORE,
+            Request(16, cpus=(8,)),
+            "cannot lend 1 CPU: CPU 8 is not in the pool, which has CPUs 2-3 (node 0: 2 free); nothing was changed"
+            + fewer("free is [2-3]"),
+            id="one that is not in the pool",
         ),
         pytest.param(
             TWO_NODES,
             Request(16, cpus=(4, 5, 8, 9)),
             "cannot lend 4 CPUs: CPUs 4-5,8-9 are not on one node (node 0: 4 free; node 1: 4 free); "
-            f"nothing was changed\n  ({FEWER})",
+            "nothing was changed" + fewer("free are [2-3] [4-5] [8-9] [10-11]"),
             id="on two nodes",
         ),
         pytest.param(
             TWO_NODES,
             Request(16, cpus=(4, 5), node=1),
-            f"cannot lend 2 CPUs: CPUs 4-5 are not on node 1 (node 1: 4 free); nothing was changed\n  ({FEWER})",
+            "cannot lend 2 CPUs: CPUs 4-5 are not on node 1 (node 1: 4 free); nothing was changed"
+            + fewer("free are [8-9] [10-11]"),
             id="on another node",
         ),
         pytest.param(
             ONE_NODE,
             Request(16, 2, node=7),
-            f"cannot lend 2 CPUs: the pool is smaller (node 7: 0 free); nothing was changed\n  ({FEWER})",
+            "cannot lend 2 CPUs: the pool is smaller (node 7: 0 free); nothing was changed" + fewer("and none is free"),
             id="no such node",
         ),
         pytest.param(

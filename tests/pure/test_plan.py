@@ -115,7 +115,7 @@ def test_chooses(machine: Machine, keys: dict[str, Any], wanted_cpus: str, wante
         (
             ONE_CORE,
             {"cpu_count": 2},
-            "cannot set a pool aside: the machine has 2 online CPUs, at least 4 are needed; nothing was changed\n"
+            "cannot set a pool aside: 2 CPUs online here, at least 4 are needed; nothing was changed\n"
             "  (one physical core with all its hyper-threads stays with the host; choose a larger instance)",
         ),
         (
@@ -133,12 +133,13 @@ def test_chooses(machine: Machine, keys: dict[str, Any], wanted_cpus: str, wante
         (
             GUEST_2X2X2,
             {"cpu_pool": "2-3,8-9"},
-            "cpu_pool: CPUs 8-9 are not online; wanted some of 0-7; nothing was changed",
+            "cpu_pool: CPUs 8-9 are not online; wanted whole cores of 2-7; nothing was changed",
         ),
         (
             GUEST_2X2X2,
             {"cpu_pool": "1-3"},
-            "cpu_pool: CPU 1 must stay with the host, with their core 0-1; nothing was changed",
+            "cpu_pool: CPU 1 must stay with the host, which keeps CPUs 0-1; wanted whole cores of 2-7; "
+            "nothing was changed",
         ),
         (
             GUEST_2X2X2,
@@ -190,7 +191,18 @@ def test_chooses(machine: Machine, keys: dict[str, Any], wanted_cpus: str, wante
             TORN_CORES,
             {"cpu_pool": "2-3"},
             "cpu_pool: CPU 3 is not online; CPU 3: taken offline by others, so not ours to bring up; "
-            "wanted some of 0-2,4-6; nothing was changed",
+            "wanted whole cores of 4-5; nothing was changed",
+        ),
+        (
+            replace(GUEST_2X2X2, isolated=frozenset({6, 7})),
+            {"cpu_pool": "2-3,200"},
+            "cpu_pool: CPU 200 is not online; wanted whole cores of 2-7; nothing was changed",
+        ),
+        (
+            replace(GUEST_2X2X2, fixed_cpus=frozenset({0, 3, 4, 6})),
+            {"cpu_pool": "2-3"},
+            "cpu_pool: CPU 3 must stay with the host, which keeps CPUs 0-1,3-4,6; "
+            "the host keeps every core of this machine; nothing was changed",
         ),
         (
             TORN_CORES,
@@ -228,7 +240,8 @@ def test_chooses(machine: Machine, keys: dict[str, Any], wanted_cpus: str, wante
         (
             ALL_FIXED_ON_NODE_1,
             {"cpu_pool": "6-7"},
-            "cpu_pool: CPU 6 must stay with the host, with their core 0-1,4,6; nothing was changed",
+            "cpu_pool: CPU 6 must stay with the host, which keeps CPUs 0-1,4,6; "
+            "wanted whole cores of 2-3; nothing was changed",
         ),
     ],
 )

@@ -39,7 +39,7 @@ class Pool(BaseModel):
 class FakeAllocator:
     """Lends what is asked, as memfds; a lease ends with its holder, and is given back some time later.
 
-    `refuse` makes Acquire fail, `silent` never answer.
+    `refuse` makes Acquire and Release fail, `silent` Acquire never answer.
     """
 
     def __init__(self, path: Path) -> None:
@@ -123,6 +123,8 @@ class FakeAllocator:
 
     async def release(self, _: Call, which: LeaseName) -> Nothing:
         """End a lease."""
+        if self.refuse:
+            raise VarlinkError(f"{INTERFACE}.{self.refuse[0]}", {"message": self.refuse[1]})
         if which.lease not in self.leases:
             raise VarlinkError(f"{INTERFACE}.NoSuchLease", {"message": f"no lease {which.lease}"})
         del self.leases[which.lease]

@@ -104,13 +104,13 @@ class SimScopes:
             return
         claims = [name for name, claim in sorted(simulation.siblings.items()) if claim & (cpus - self.cpus())]
         if claims:
-            raise OnlineImpossible(f"{', '.join(claims)} claims some of CPUs {cpu_lists.format(cpus)} (AllowedCPUs=)")
+            raise OnlineImpossible(f"{', '.join(claims)} claims some of {cpu_lists.named(cpus)} (AllowedCPUs=)")
         with simulation.effects.effect(f"confine {cpu_lists.format(cpus)}"):
             came_in_online = (cpus - simulation.partition.cpus) & simulation.online
             assert not came_in_online, "a CPU must be offline when it enters the partition"
             simulation.partition = Partition(cpus, valid=True).beside(simulation.siblings)
         if not simulation.partition.valid:
-            raise OnlineImpossible(f"the partition of CPUs {cpu_lists.format(cpus)} is root invalid")
+            raise OnlineImpossible(f"the partition of {cpu_lists.named(cpus)} is root invalid")
 
     def cpus(self) -> frozenset[int]:
         """Return the CPUs of the slice."""

@@ -411,6 +411,29 @@ def test_a_reader_that_has_enough_is_no_fault(host: Host) -> None:
     run(test)
 
 
+def test_a_watch_whose_reader_has_gone_ends_without_another_change(host: Host) -> None:
+    """As of `status --watch | head -1`: a writer would learn it with the next state only, which may be days away."""
+
+    async def test() -> None:
+        async with running(host):
+            code = (
+                "import sys; from pathlib import Path; from ali_enclaves_allocator import cli; "
+                f"cli.DIRECTORY = Path({str(host.directory)!r}); sys.exit(cli.main(['status', '--json', '--watch']))"
+            )
+            command = [sys.executable, "-c", code]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as watch:
+                assert watch.stdout and watch.stderr
+                try:
+                    assert await asyncio.to_thread(watch.stdout.readline)
+                    watch.stdout.close()
+                    assert await asyncio.to_thread(watch.wait, 30) == cli.READER_GONE
+                finally:
+                    watch.kill()
+                assert watch.stderr.read() == b""
+
+    run(test)
+
+
 def test_a_client_is_answered_while_the_pool_is_made(host: Host) -> None:
     started, go_on = threading.Event(), threading.Event()
     kernel = host.simulation.kernel

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import pwd
+import re
 import shlex
 import signal
 import socket
@@ -20,11 +22,12 @@ import pytest
 
 from ali_enclaves_allocator.server.interface import AcquireParameters
 from ali_enclaves_allocator.server.service import LENDING_ERRORS
-from enclave_cli import accel, console, eif, enclaves, failure, paths, qemu, vsock
+from enclave_cli import accel, console, eif, enclaves, failure, paths, qemu, users, vsock
 from enclave_cli.allocator import STATUS
+from enclave_cli.cli import main
 from enclave_cli.failure import Failure
 from enclave_cli.holder import Holder
-from enclave_cli.options import Request, cpu_ids, is_name, read_config
+from enclave_cli.options import Request, cpu_ids, is_name, read_config, read_line
 from enclave_cli.settings import Settings
 from enclave_cli.settings import read as read_settings
 from tests.sim.launcher import PATIENCE, WITHOUT_VSOCK, Cli, FakeAllocator, tiny_image
@@ -112,6 +115,14 @@ def test_the_whole_life_of_an_enclave(cli: Cli, allocator: FakeAllocator) -> Non
     assert json.loads(cli("describe-enclaves").stdout) == []
 
 
+@pytest.mark.parametrize("which", [("--cpu-count", "1"), ("--cpu-ids", "0")])
+def test_one_cpu_is_told_as_one(which: tuple[str, str], cli: Cli, allocator: FakeAllocator) -> None:
+    done = cli("run-enclave", *which, "--memory", "64", "--eif-path", cli.image(tiny_image()))
+    [_, taking, starting, _] = lines(done.stderr)
+    assert taking == f"taking cores and memory: {'1 CPU' if which[0] == '--cpu-count' else 'CPU 0'}, 64 MiB"
+    assert " on CPU 0 with 64 MiB" in starting
+
+
 def test_every_thread_has_a_cpu_of_the_lease(cli: Cli, allocator: FakeAllocator) -> None:
     tasks = list(Path(f"/proc/{run(cli)['ProcessID']}/task").iterdir())
     by_name = {(task / "comm").read_text().strip(): allowed(task) for task in tasks}
@@ -147,6 +158,21 @@ def test_the_console_of_an_enclave_in_debug_mode(cli: Cli, allocator: FakeAlloca
         assert watching.poll() is None
         cli("terminate-enclave", "--enclave-name", "tiny")
         assert watching.wait(PATIENCE) == 0
+
+
+def test_a_console_whose_reader_has_gone_is_not_watched_on(cli: Cli, allocator: FakeAllocator) -> None:
+    """As of `console | head -1`, from an enclave that prints nothing more."""
+    enclave = run(cli, "--debug-mode", image=tiny_image("greetings"))
+    with cli.begin("console", "--enclave-id", enclave["EnclaveID"]) as watching:
+        assert watching.stdout and watching.stderr
+        assert "greetings" in watching.stdout.readline()
+        watching.stdout.close()
+        try:
+            assert watching.wait(PATIENCE) == 0
+        finally:
+            watching.kill()
+        assert watching.stderr.read() == ""
+    assert allocator.leases, "the enclave lives on"
 
 
 def test_an_enclave_has_no_console_otherwise(cli: Cli, allocator: FakeAllocator) -> None:
@@ -199,9 +225,12 @@ def test_what_an_ended_enclave_left_is_cleared_away(cli: Cli, allocator: FakeAll
 @pytest.mark.parametrize(
     ("arguments", "status", "told"),
     [
-        (["--memory", "64"], failure.USAGE, "missing: --eif-path"),
-        (["--eif-path", "IMAGE"], failure.USAGE, "missing: --memory"),
-        (["--eif-path", "IMAGE", "--memory", "64"], failure.USAGE, "got neither of --cpu-count and --cpu-ids"),
+        ([], failure.USAGE, "missing: --eif-path, --memory, --cpu-count or --cpu-ids; nothing"),
+        (["--memory", "64", "--cpu-ids", "2-3"], failure.USAGE, "missing: --eif-path; nothing"),
+        (["--eif-path", "IMAGE"], failure.USAGE, "missing: --memory, --cpu-count or --cpu-ids; nothing"),
+        (["--eif-path", "IMAGE", "--memory", "64"], failure.USAGE, "missing: --cpu-count or --cpu-ids; nothing"),
+        ([*RUN[1:], "IMAGE", "--cpu-ids", "2"], failure.USAGE, "got both of --cpu-count and --cpu-ids, wanted one"),
+        ([*RUN[1:], "IMAGE", "--accel", "fast"], failure.USAGE, "--accel: got 'fast', wanted auto, kvm, tcg"),
         (["--eif-path", "IMAGE", "--memory", "63", "--cpu-count", "2"], failure.USAGE, "got 63 MiB, wanted 64 MiB"),
         (["--eif-path", "/", "--memory", "64", "--cpu-count", "2"], failure.IMAGE_REFUSED, "got a directory"),
         (["--eif-path", "LARGE", "--memory", "64", "--cpu-count", "2"], failure.IMAGE_REFUSED, "give --memory 65 or"),
@@ -374,6 +403,51 @@ def test_another_programs_lease_is_the_allocators_to_end(cli: Cli, allocator: Fa
     os.kill(lease.holder.pid, signal.SIGKILL)
 
 
+def test_whose_an_enclave_is_that_this_user_may_not_end(cli: Cli, allocator: FakeAllocator) -> None:
+    """The allocator knows users by their numbers; whoever tells a person names them."""
+    enclave = run(cli)
+    lease = allocator.leases[enclave["EnclaveID"][-16:]]
+    lease.annotations.clear()  # so that the allocator is asked
+    allocator.refuse = ("NotPermitted", "cannot release web: got uid 1002, wanted root or uid 65534")
+    for uid, owner in ((pwd.getpwnam("nobody").pw_uid, "nobody (uid 65534)"), (54321, "uid 54321")):
+        allocator.leases[lease.id] = lease.model_copy(update={"holder": lease.holder.model_copy(update={"uid": uid})})
+        done = cli("terminate-enclave", "--enclave-id", lease.id)
+        assert (done.returncode, done.stdout) == (failure.NOT_PERMITTED, "")
+        us = users.named(os.geteuid())
+        assert lines(done.stderr) == [
+            f"cannot end {enclave['EnclaveID']}: got {us}, wanted root or {owner}, whose enclave it is; "
+            "nothing was changed"
+        ]
+    allocator.refuse = ("KernelRefused", "cannot take back lease web")
+    done = cli("terminate-enclave", "--enclave-id", lease.id)
+    assert (done.returncode, lines(done.stderr)) == (failure.POOL_REFUSED, ["cannot take back lease web"])
+    os.kill(lease.holder.pid, signal.SIGKILL)
+
+
+def test_a_name_that_would_upset_a_terminal_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: pwd.struct_passwd(("\x1b[31m", "", uid, 0, "", "", "")))
+    assert users.named(7) == "uid 7"
+
+
+@pytest.mark.parametrize(
+    ("us", "status", "told"),
+    [
+        (54321, failure.NOT_PERMITTED, "got uid 54321, wanted root or uid 54322, whose enclave it is; nothing"),
+        (54322, failure.NO_SUCH_ENCLAVE, "run it with --debug-mode"),
+        (0, failure.NO_SUCH_ENCLAVE, "run it with --debug-mode"),
+    ],
+)
+def test_whose_an_enclave_without_a_console_is(
+    us: int, status: int, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Debug mode is no advice for another's enclave."""
+    lease = {"id": "0123456789abcdef", "name": "web", "annotations": {}, "holder": {"pid": 1, "uid": 54322}}
+    monkeypatch.setattr(enclaves, "find", lambda *_: lease)
+    monkeypatch.setattr(os, "geteuid", lambda: us)
+    assert main(["console", "--enclave-name", "web"]) == status
+    assert told in capsys.readouterr().err
+
+
 def test_a_link_in_the_place_of_a_directory_is_not_followed(cli: Cli, allocator: FakeAllocator) -> None:
     """Members of the group may make what they like there, as soon as they know of a lease."""
     others = cli.directory / "others"
@@ -475,6 +549,66 @@ def test_every_refusal_of_the_allocator_has_an_exit_status() -> None:
     assert {error.__name__ for error in LENDING_ERRORS} <= set(STATUS)
 
 
+@pytest.mark.parametrize(
+    ("key", "text", "told"),
+    [
+        ("cpu_count", "two", "--cpu-count: got 'two', wanted a number, such as 2"),
+        ("cpu_count", "", "--cpu-count: got '', wanted a number, such as 2"),
+        ("cpu_count", "1_0", "--cpu-count: got '1_0', wanted a number, such as 2"),
+        ("enclave_cid", "\u0664", "--enclave-cid: got '\u0664', wanted a number, or none"),
+        ("enclave_cid", "9" * 5000, f"--enclave-cid: got '{'9' * 64}…', wanted a number, or none"),
+        ("memory_mib", "much", "--memory: got 'much', wanted a number of MiB, such as 192"),
+        ("memory_mib", "M", "--memory: got 'M', wanted a number of MiB, such as 192"),
+        ("memory_mib", "192M", "--memory: got '192M', wanted it in MiB: 192"),
+        ("memory_mib", "192mib", "--memory: got '192mib', wanted it in MiB: 192"),
+        ("memory_mib", "2GB", "--memory: got '2GB', wanted it in MiB: 2048"),
+        ("memory_mib", "1T", "--memory: got '1T', wanted it in MiB: 1048576"),
+    ],
+)
+def test_what_is_no_number(key: str, text: str, told: str) -> None:
+    with pytest.raises(Failure) as caught:
+        read_line({key: text})
+    see = "nothing was taken from the pool (see enclave-cli run-enclave --help)"
+    assert (caught.value.status, str(caught.value)) == (failure.USAGE, f"run-enclave: {told}; {see}")
+
+
+def test_what_a_command_line_has() -> None:
+    line = {"cpu_count": "2", "cpu_ids": ["2-3"], "memory_mib": "-5", "enclave_cid": None, "eif_path": "7"}
+    assert read_line(line) == {"cpu_count": 2, "cpu_ids": [2, 3], "memory_mib": -5, "eif_path": "7"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told", "program"),
+    [
+        ([], "the following arguments are required: COMMAND", "enclave-cli"),
+        (["run-enclave", "--speed"], "unrecognized arguments: --speed", "enclave-cli"),
+        (
+            ["run-enclave", "--memory"],
+            "run-enclave: argument --memory: expected one argument",
+            "enclave-cli run-enclave",
+        ),
+        (
+            ["describe-eif"],
+            "describe-eif: the following arguments are required: --eif-path",
+            "enclave-cli describe-eif",
+        ),
+    ],
+)
+def test_a_command_line_that_is_wrong_is_told_in_one_line(
+    cli: Cli, arguments: list[str], told: str, program: str
+) -> None:
+    done = cli(*arguments)
+    assert (done.returncode, done.stdout) == (failure.USAGE, "")
+    assert done.stderr == f"enclave-cli: {told}; nothing was done (see {program} --help)\n"
+
+
+def test_help_tells_what_is_required(cli: Cli) -> None:
+    told = cli("run-enclave", "--help").stdout
+    assert " --eif-path FILE --memory MIB (--cpu-count N | --cpu-ids CPU ...) [OPTION ...]\n" in told
+    [_, required] = told.split("required, here or in the file of --config:\n")
+    assert re.findall(r"(?m)^  (--[a-z-]+)", required) == ["--eif-path", "--memory", "--cpu-count", "--cpu-ids"]
+
+
 @pytest.mark.parametrize("text", ["[]", "{", '{"memory_mib": true}', '{"memory_mib": "64"}', '{"cpu_ids": [true]}'])
 def test_a_config_file_that_is_wrong(tmp_path: Path, text: str) -> None:
     path = tmp_path / "web.json"
@@ -569,10 +703,9 @@ def test_the_console_of_another_user_is_refused(tmp_path: Path, monkeypatch: pyt
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(
-        failure.Failure, match=f"got uid {os.geteuid()}, wanted root or uid {tmp_path.stat().st_uid}"
-    ) as no:
-        console.show(str(tmp_path), 1, lambda: False)
+    told = f"got {re.escape(users.named(os.geteuid()))}, wanted root or uid 54321, whose enclave it is"
+    with pytest.raises(failure.Failure, match=told) as no:
+        console.show(str(tmp_path), 54321, 1, lambda: False)
     assert no.value.status == failure.NOT_PERMITTED
 
 
@@ -580,7 +713,7 @@ def test_the_console_of_another_user_is_refused(tmp_path: Path, monkeypatch: pyt
 def test_what_is_no_recording_is_not_shown(make: Callable[[Path], None], tmp_path: Path) -> None:
     make(tmp_path / paths.CONSOLE)
     with (tmp_path / "shown").open("wb") as out, pytest.raises(Failure, match="cannot show the console"):
-        console.show(str(tmp_path), out.fileno(), lambda: False)
+        console.show(str(tmp_path), os.geteuid(), out.fileno(), lambda: False)
     assert not (tmp_path / "shown").read_bytes()
 
 
@@ -595,7 +728,7 @@ def test_the_console_keeps_the_latest_of_much(tmp_path: Path) -> None:
     )
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 2 * console.LARGEST
     with (tmp_path / "shown").open("wb") as out:
-        console.show(str(tmp_path), out.fileno(), lambda: False)
+        console.show(str(tmp_path), os.geteuid(), out.fileno(), lambda: False)
     shown = (tmp_path / "shown").read_bytes()
     assert len(shown) > console.LARGEST and shown.endswith(f"{39999:<99}\n".encode())
     numbers = [int(line) for line in shown.split(b"\n")[1:-1]]

@@ -1,11 +1,21 @@
 """What the kernel refuses: the error says it, and the machine is as it was."""
 
 import errno
+import os
+from pathlib import Path
 
 import pytest
 
+from ali_enclaves_allocator.line import read_file
 from ali_enclaves_allocator.model.config import ConfigInvalid
-from ali_enclaves_allocator.model.errors import CpuRefused, KernelRefused, NotGivenBack, PagesTaken, ShortGrant
+from ali_enclaves_allocator.model.errors import (
+    ConfigUnreadable,
+    CpuRefused,
+    KernelRefused,
+    NotGivenBack,
+    PagesTaken,
+    ShortGrant,
+)
 from ali_enclaves_allocator.model.events import MEMORY_ROUNDED, TASK_DISPLACED
 from ali_enclaves_allocator.model.placement import NoNodeFits
 from ali_enclaves_allocator.model.pool import Pool
@@ -371,3 +381,57 @@ def test_a_cpu_that_cannot_come_online_keeps_the_slice_until_it_can(boot: Boot) 
     assert host.simulation.partition.cpus, "the slice is still there"
     host.give_back()
     host.assert_untouched()
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (errno.EIO, "Input/output error; all changes undone"),
+        (
+            errno.ETIMEDOUT,
+            "Connection timed out; all changes undone\n"
+            "  (does systemd hang? see: systemctl status, journalctl -b _PID=1; once it answers, see the pool's "
+            "state: ali-enclaves-allocator status, and mend it by a restart of the service)",
+        ),
+    ],
+)
+def test_a_systemd_that_does_not_answer_is_not_one_that_refuses(number: int, told: str, boot: Boot) -> None:
+    host = SCENARIOS["apply"].prepare(boot)
+    host.effects.fail("mount bank0", number)
+    with pytest.raises(KernelRefused) as refused:
+        host.start()
+    assert str(refused.value).endswith(f" in bank0: {told}")
+    assert refused.value.parameters()["silent"] is (number == errno.ETIMEDOUT)
+    host.assert_untouched()
+
+
+SHORTEST = "the shortest file is two lines: memory_mib: 1024 and cpu_count: 2"
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"),
+    [
+        (errno.ENOENT, SHORTEST),
+        (errno.EISDIR, SHORTEST),
+        (errno.EACCES, "it must be readable for who reads it, and root is who serves: ls -l allocator.yaml"),
+        (errno.EMFILE, "the file itself may be right: mend what is in the way of reading it, then try again"),
+        (errno.EIO, "the file itself may be right: mend what is in the way of reading it, then try again"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_not_always_at_fault(
+    number: int, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ConfigUnreadable) as refused:
+        read_file(Path("allocator.yaml"))
+    assert str(refused.value) == f"cannot read allocator.yaml: {os.strerror(number)}; nothing was changed\n  ({hint})"
+
+
+@pytest.mark.parametrize("name", ["absent", "."])
+def test_where_there_is_no_file_the_shortest_is_shown(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigUnreadable) as refused:
+        read_file(tmp_path / name)
+    assert refused.value.hint() == SHORTEST

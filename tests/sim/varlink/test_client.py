@@ -3,8 +3,11 @@
 import errno
 import os
 import socket
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +30,42 @@ def test_client_gives_a_stream_up(service: Running) -> None:
     assert next(stream) == {"number": 0}
     stream.close()
     assert [service.event(), service.event()] == ["watching", "unwatched"]
+
+
+@pytest.mark.parametrize("make", [os.pipe, socket.socketpair], ids=["pipe", "socket"])
+def test_client_gives_a_stream_up_that_nobody_reads_any_more(make: Callable[[], Any], service: Running) -> None:
+    """Without a reply that could not be written."""
+    reader, writer = (end if isinstance(end, int) else end.detach() for end in make())
+    client = Client(service.path)
+    stream = client.stream(f"{NAME}.Watch", output=writer)
+    assert next(stream) == {"number": 0}
+    service.go()
+    assert next(stream) == {"number": 1}, "a reader that is there changes nothing"
+    os.close(reader)
+    with ThreadPoolExecutor() as threads, suppress(OSError):
+        third = threads.submit(next, stream)
+        wait([third], PATIENCE)
+        client.sock.shutdown(socket.SHUT_RDWR)  # for one that waits on; that of one that was given up is closed
+    assert isinstance(third.exception(), BrokenPipeError)
+    os.close(writer)
+    assert [service.event(), service.event()] == ["watching", "unwatched"]
+
+
+def test_client_does_not_wait_for_replies_that_came_together(tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    reader, writer = os.pipe()
+    with listen(path) as listener:
+        client = Client(path)
+        service, _ = listener.accept()
+        with service, ThreadPoolExecutor() as threads:
+            service.sendall(b'{"continues": true}\0{"continues": true}\0{}\0')
+            replies = threads.submit(list, client.stream("a.b", output=writer))
+            try:
+                assert replies.result(PATIENCE) == [{}, {}, {}]
+            finally:
+                service.shutdown(socket.SHUT_RDWR)
+    os.close(reader)
+    os.close(writer)
 
 
 def test_client_holds_no_descriptors_of_a_stream(service: Running) -> None:

@@ -74,7 +74,11 @@ expect_unseen
 step "a second one is refused by the limit, an outsider by name"
 expect_exit 75 as_alice "$(launch $IMAGE)"
 expect_in web "$said"
+whose="got mallory (uid $(id -u mallory)), wanted root or alice (uid $(id -u alice)), whose enclave it is"
 expect_exit 77 su mallory --command "enclave-cli terminate-enclave --enclave-id $id"
+expect_in "cannot end $id: $whose" "$said"
+expect_exit 77 su mallory --command "enclave-cli console --enclave-id $id"
+expect_in "cannot show the console: $whose" "$said"
 
 step "whatever becomes of the service, it lives, and no host task runs on its CPUs"
 spin

@@ -63,8 +63,15 @@ expect_exit 1 pgrep -f forker.py
 
 step "stop with a lease: the rest goes back, the lease stays; after it and a start all is whole"
 take web 2 192
-systemctl stop $UNIT
+id=$(lease id)
+expect_exit 0 systemctl stop $UNIT
+expect_equal "" "$said" "what systemctl says of it"
 kill -0 "${takers[web]}"
+expect_exit 3 ali-enclaves-allocator status
+expect_in "set aside still: CPUs 2-3 (1 core) on node 0" "$said"
+expect_in "to end them: systemctl stop evm-$id.scope" "$said"
+expect_exit 3 systemctl status $UNIT
+expect_in "except what leases hold: CPUs 2-3 (1 core) on node 0" "$said"
 expect_equal 0-1,4-7 "$(<$CPU/online)" "online CPUs beside the lease"
 murder web
 start
