@@ -38,7 +38,7 @@ def groups(sock: socket.socket) -> tuple[int, ...]:
 def pidfd(sock: socket.socket, pid: int) -> int | None:
     """Return a pidfd of the process that connected, the caller's to close; None when it has ended.
 
-    Before Linux 6.5 it is that of the process that has its pid now.
+    Before Linux 6.5 it is that of the process that has its pid now; one of another user is not taken for it.
 
     Raises:
         OSError: it cannot be told, as when we have too many descriptors.
@@ -61,7 +61,21 @@ def _pidfd(sock: socket.socket, pid: int) -> int:
     except OSError as error:
         if error.errno != errno.ENOPROTOOPT:
             raise
-    return os.pidfd_open(pid)
+    found = os.pidfd_open(pid)
+    _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    if uid not in (0, *_uids(pid)):  # root may have become anybody since
+        os.close(found)
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+    return found
+
+
+def _uids(pid: int) -> list[int]:
+    """Return the user ids of a process: real, effective, saved, of the file system; none of one that has ended."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as status:
+            return next(list(map(int, line.split()[1:])) for line in status if line.startswith("Uid:"))
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def has_ended(pidfd: int) -> bool:

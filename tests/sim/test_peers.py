@@ -64,3 +64,25 @@ def test_the_kernel_is_not_asked_by_pid_where_it_knows_the_process(
     if found is not None:
         os.close(found)
     assert (found is None) == (peers.SO_PEERPIDFD != NO_SUCH_OPTION)
+
+
+@pytest.mark.parametrize("user", [0, 65534])
+def test_who_has_a_pid_now_is_not_taken_for_another_user(user: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who connected may have ended before we ask for its pid; root may have become another user since."""
+    monkeypatch.setattr(peers, "SO_PEERPIDFD", NO_SUCH_OPTION)
+    name = f"\0peers-{os.getpid()}"
+    program = [sys.executable, "-c", CONNECT.replace("sys.argv[1]", "'\\0' + sys.argv[1]"), name[1:]]
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(name)
+        listener.listen()
+        other = subprocess.Popen(
+            [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE, user=65533
+        )
+        process = subprocess.Popen(program, stdin=subprocess.PIPE, user=user)
+        with other, process, listener.accept()[0] as sock:
+            found = [peers.pidfd(sock, pid) for pid in (process.pid, other.pid)]
+            assert [fd is not None for fd in found] == [True, user == 0]
+            for fd in filter(None, found):
+                os.close(fd)
+            process.kill()
+            other.kill()
