@@ -234,11 +234,21 @@ def _forget(path: Path) -> bool:
     """
     try:
         with _opened(path) as file:
-            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            _claim(file)
+            path.unlink()
     except BlockingIOError:
         return False
+    return True
+
+
+def _claim(file: int) -> None:
+    """Take a write lease of a file, for as long as it is open.
+
+    Raises:
+        BlockingIOError: somebody else has it open.
+    """
+    try:
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
     except OSError as error:
         if error.errno != errno.EINVAL:  # the file system has no such leases
             raise
-    path.unlink()
-    return True
