@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import Boot
 from tests.foreign import command
 from tests.machines import GUEST_2X2X2
-from tests.sim.test_daemon import running, socket_of
+from tests.sim.daemons import running, socket_of
 
 CLIENTS = Path(__file__).parent.parent / "docs/clients"
 SECONDS = 60

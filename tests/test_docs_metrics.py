@@ -23,8 +23,8 @@ from enclave_cli.client import CallError, Client
 from tests.conftest import Boot
 from tests.foreign import command
 from tests.machines import GUEST_2X2X2
+from tests.sim.daemons import run, running
 from tests.sim.host import Host
-from tests.sim.test_daemon import run, running
 
 ROOT = Path(__file__).parent.parent
 ALERTS = ROOT / "docs/alerts.yaml"

@@ -26,7 +26,7 @@ from enclave_cli.settings import Settings
 from tests.conftest import Boot
 from tests.foreign import command
 from tests.machines import GUEST_2X2X2
-from tests.sim.test_daemon import get_pool, run, running
+from tests.sim.daemons import get_pool, run, running
 
 ROOT = Path(__file__).parent.parent
 SERVICE = ROOT / "docs/ali-enclaves-allocator.8"

@@ -23,9 +23,9 @@ from ali_enclaves_allocator.server.varlink import Server
 from enclave_cli.client import Client
 from tests.conftest import Boot
 from tests.machines import FOUR_NODES, GUEST_2X2X2, Machine
+from tests.sim.daemons import running, socket_of
 from tests.sim.host import BOOT_ID, SimLedger
 from tests.sim.kernel import SimFiles
-from tests.sim.test_daemon import running, socket_of
 
 ROOT = Path(__file__).parents[2]
 BEFORE_READY = Path(__file__).with_name("before_ready.txt")

@@ -9,8 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ import pytest
 
 from ali_enclaves_allocator import cli, unit
 from ali_enclaves_allocator.change.ledger import Ledger
-from ali_enclaves_allocator.daemon import Daemon, Paths
 from ali_enclaves_allocator.model.errors import AllocatorError, AlreadyRunning, NotGivenBack
 from ali_enclaves_allocator.model.events import POOL_DEGRADED, TASK_DISPLACED
 from ali_enclaves_allocator.model.placement import NoNodeFits
@@ -30,21 +28,10 @@ from ali_enclaves_allocator.server.service import Service
 from enclave_cli.client import CallError, Client, Unavailable
 from tests.conftest import Boot
 from tests.machines import GUEST_2X2X2, HUGE, TORN_CORES
+from tests.sim.daemons import get_pool, new_daemon, run, running, socket_of
 from tests.sim.host import BOOT_ID, Host
 
 DOCUMENTED = {"memory_mib": 64, "cpu_count": 2}
-
-
-def open_fds() -> set[str]:
-    return {
-        f"{fd}:{os.readlink(f'/proc/self/fd/{fd}')}"
-        for fd in os.listdir("/proc/self/fd")
-        if int(fd) > 2 and fd_is_open(fd)
-    }
-
-
-def fd_is_open(fd: str) -> bool:
-    return os.path.lexists(f"/proc/self/fd/{fd}") and "/proc/" not in os.readlink(f"/proc/self/fd/{fd}")
 
 
 @pytest.fixture
@@ -52,49 +39,6 @@ def host(boot: Boot) -> Host:
     host = boot(GUEST_2X2X2)
     host.configure(**DOCUMENTED)
     return host
-
-
-def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a test's coroutine; afterwards no task, thread or descriptor of it may be left."""
-    fds, threads = open_fds(), set(threading.enumerate())
-
-    async def whole() -> None:
-        await test()
-        left = asyncio.all_tasks() - {asyncio.current_task()}
-        assert not left
-
-    asyncio.run(whole())
-    assert open_fds() == fds
-    assert set(threading.enumerate()) == threads
-
-
-def new_daemon(host: Host) -> Daemon:
-    paths = Paths(host.config_path, host.directory)
-    return Daemon(paths, host.simulation.kernel, Ledger(host.directory, BOOT_ID))
-
-
-@asynccontextmanager
-async def running(host: Host, *, keep: bool = False) -> AsyncIterator[Daemon]:
-    """Run a daemon; stop it at the end as systemd would, for good or for its successor."""
-    daemon = new_daemon(host)
-    await daemon.start()
-    try:
-        yield daemon
-    finally:
-        await daemon.stop(keep=keep)
-
-
-def socket_of(host: Host) -> str:
-    return str(host.directory / "allocator.sock")
-
-
-async def get_pool(host: Host) -> dict[str, Any]:
-    def ask() -> dict[str, Any]:
-        with Client(socket_of(host)) as client:
-            pool: dict[str, Any] = client.call(f"{NAME}.GetPool")["pool"]
-            return pool
-
-    return await asyncio.to_thread(ask)
 
 
 async def status(host: Host, monkeypatch: pytest.MonkeyPatch, *options: str) -> int:

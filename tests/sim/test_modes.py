@@ -9,10 +9,10 @@ from ali_enclaves_allocator.model.pool import Pool, drift
 from ali_enclaves_allocator.model.refusals import LeasesDisabled
 from tests.conftest import Boot
 from tests.machines import DUAL_SOCKET_HT, GUEST_2X2X2
+from tests.sim.daemons import get_pool, run, running
 from tests.sim.effects import Died
 from tests.sim.host import Host
 from tests.sim.scenarios import DRIVER, LARGE, LEASED, LOOSE, SCENARIOS, SMALL
-from tests.sim.test_daemon import get_pool, run, running
 
 
 def told(host: Host) -> list[str]:
