@@ -32,7 +32,13 @@ class Shape:
 
 
 def measure(
-    work: str, pairs: int, *, shape: Shape | None = None, files: Sequence[Path] = (), **keys: int
+    work: str,
+    pairs: int,
+    *,
+    shape: Shape | None = None,
+    script: str = "measure.py",
+    files: Sequence[Path] = (),
+    **keys: int,
 ) -> list[Times]:
     """Measure a work in a guest of its own. Return the times of each pair.
 
@@ -44,7 +50,7 @@ def measure(
     beside = [option for file in (BARE, *files) for option in ("--file", str(file))]
     machine = (shape or Shape()).options()
     words = [work, str(pairs), *(f"{key}={value}" for key, value in keys.items())]
-    command = ["tests/vm/run", "--timeout", str(LIMIT_S), *machine, *beside, str(HERE / "measure.py"), *words]
+    command = ["tests/vm/run", "--timeout", str(LIMIT_S), *machine, *beside, str(HERE / script), *words]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise subprocess.CalledProcessError(done.returncode, command, done.stdout)

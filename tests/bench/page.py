@@ -16,8 +16,8 @@ the tests (`tests/sim/test_counts.py`), because a count does not depend on the m
 Every ratio is the median of at least 7 pairs. Of a pair, ours and theirs run right after each other; without a guest,
 and where a start is compared with a start, they take turns at being first. Both ran once before, uncounted. In
 brackets are the quartiles: where they are far apart, the machine had other work. What runs in a guest (start, work,
-restart, lease, idle, profile) runs under QEMU's emulation, on memory that was touched before; times there are many
-times those of a real machine, and only the ratios mean something.
+restart, lease, idle, profile, fragmented) runs under QEMU's emulation, on memory that was touched before; times there
+are many times those of a real machine, and only the ratios mean something.
 
 The peers of GetPool are the libraries `varlink` and `asyncvarlink` for Python. They serve a reply that stands; ours
 makes it anew from the kernel's files once a second. A loop that writes the same bytes whatever comes is the floor.
@@ -53,11 +53,6 @@ def _cells(figure: Figure) -> tuple[str, ...]:
 
 def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _profile(name: str, text: str) -> str:
-    """Show where the time of a row goes."""
-    return f"## {name}\n\n```\n{text.rstrip()}\n```\n"
 
 
 def _where(results: Mapping[str, Result]) -> str:

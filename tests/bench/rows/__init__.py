@@ -1,13 +1,14 @@
 """The rows of the benchmark, in the order of the table."""
 
 from tests.bench.row import Row
-from tests.bench.rows import choice, describe, getpool, growth, idle, lease, profile, restart, start, work
+from tests.bench.rows import choice, describe, fragmented, getpool, growth, idle, lease, profile, restart, start, work
 
 ROWS = {
     **{name: Row(one.measure, in_guest=True) for name, one in start.STARTS.items()},
     "profile": Row(profile.measure, in_guest=True),
     "work": Row(work.measure, in_guest=True),
     "restart": Row(restart.measure, in_guest=True),
+    "fragmented": Row(fragmented.measure, in_guest=True),
     "choice": Row(choice.measure),
     "growth": Row(growth.measure),
     "getpool": Row(getpool.measure),
