@@ -83,12 +83,13 @@ class Reply(Generic[R]):
 class Method(Generic[P, R]):
     """One method: its name without the interface, its handler, the models of what goes in and comes out.
 
-    An async generator makes a stream: it must be called with `more`, and is cancelled when its client closes or
+    A plain function answers in the turn of the loop in which the call arrives, and so waits for nothing. An async
+    generator makes a stream: it must be called with `more`, and is cancelled when its client closes or
     falls too far behind, or when the server closes. Every reply `continues`, except a `Reply(last=True)`.
     """
 
     name: str
-    handler: Callable[[Call, P], Awaitable[R | Reply[R]] | AsyncGenerator[R | Reply[R], None]]
+    handler: Callable[[Call, P], R | Reply[R] | Awaitable[R | Reply[R]] | AsyncGenerator[R | Reply[R], None]]
     parameters: type[P]
     reply: type[R]
 
@@ -96,6 +97,11 @@ class Method(Generic[P, R]):
     def stream(self) -> bool:
         """Whether the handler is an async generator."""
         return inspect.isasyncgenfunction(self.handler)
+
+    @cached_property
+    def at_once(self) -> bool:
+        """Whether the handler is a plain function."""
+        return not (self.stream or inspect.iscoroutinefunction(self.handler))
 
     def parse(self, raw: dict[str, Any] | None) -> P:
         """Turn raw parameters into their model. Raises VarlinkError, which names the first bad one."""

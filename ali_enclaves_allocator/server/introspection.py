@@ -79,11 +79,11 @@ ERRORS = (InterfaceNotFound, MethodNotFound, MethodNotImplemented, InvalidParame
 def service_interface(info: Info, interfaces: Mapping[str, Interface]) -> Interface:
     """Make the interface that tells `info`, and describes `interfaces` (also those added to it later)."""
 
-    async def get_info(_call: Call, _parameters: Nothing) -> Info:
+    def get_info(_call: Call, _parameters: Nothing) -> Info:
         """Tell who serves, and which interfaces."""
         return info
 
-    async def get_interface_description(_call: Call, parameters: InterfaceName) -> Description:
+    def get_interface_description(_call: Call, parameters: InterfaceName) -> Description:
         """Describe an interface in the interface definition language."""
         interface = interfaces.get(parameters.interface)
         if not interface:

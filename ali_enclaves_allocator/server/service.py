@@ -82,14 +82,14 @@ class Service:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def get_pool(self, _call: Call, _: Nothing) -> PoolReply:
+    def get_pool(self, _call: Call, _: Nothing) -> PoolReply:
         """Return the state of the pool, node by node. Anyone may ask."""
         view = self._allocator.view()
         if self._told is None or self._told.pool is not view:
             self._told = PoolReply(pool=view)
         return self._told
 
-    async def list_leases(self, _call: Call, _: Nothing) -> LeasesReply:
+    def list_leases(self, _call: Call, _: Nothing) -> LeasesReply:
         """Return every lease. Anyone may ask."""
         return LeasesReply(leases=[lease_view(lease) for lease in self._allocator.leases()])
 

@@ -69,7 +69,7 @@ class _Client:
     def __init__(self, server: "Server", peer: Peer, account: Account) -> None:
         self.server, self.peer = server, peer
         self.streaming = False
-        self.wire = Wire(peer.sock, server.limits, account, on_end=self.reading_ended)
+        self.wire = Wire(peer.sock, server.limits, account, on_end=self.reading_ended, at_once=self.at_once)
         self.task = asyncio.create_task(self.serve(), name=f"varlink client {peer.pid}")
 
     async def serve(self) -> None:
@@ -83,24 +83,45 @@ class _Client:
         if self.streaming:
             self.task.cancel()
 
+    def at_once(self, frame: bytes) -> bool:
+        """Answer a call whose handler waits for nothing; tell whether that was done."""
+        request = _Request.of(frame)
+        if not request or not self.server.is_at_once(request):
+            return False
+        try:
+            self.send_reply(request, self.outcome(request, self.server.find(request)))
+        except Exception as error:
+            self.send_error(request, error)
+        return True
+
     async def answer(self, request: _Request) -> None:
         """Call the handler and send what it gives, or the error it raises."""
         try:
             method = self.server.find(request)
-            call = Call(self.peer, request.method, request.more)
-            outcome = method.handler(call, method.parse(request.parameters))
+            outcome = self.outcome(request, method)
             if method.stream:
                 await self.stream(request, cast(AsyncGenerator[Any, None], outcome))
             else:
-                self.send_reply(request, await cast(Awaitable[Any], outcome))
-        except VarlinkError as error:
-            self.send(request, {"error": error.name, "parameters": error.parameters})
-        except (Exception, asyncio.CancelledError):
-            if self.task.cancelling():
+                self.send_reply(request, outcome if method.at_once else await cast(Awaitable[Any], outcome))
+        except (Exception, asyncio.CancelledError) as error:
+            if self.task.cancelling() and not isinstance(error, VarlinkError):
                 raise
-            log.exception("%s failed", request.method)
-            interface, _, _ = request.method.rpartition(".")
-            self.send(request, {"error": f"{interface}.{InternalError.__name__}", "parameters": {}})
+            self.send_error(request, error)
+
+    def outcome(self, request: _Request, method: Method[Any, Any]) -> Any:
+        """Call the handler."""
+        return method.handler(Call(self.peer, request.method, request.more), method.parse(request.parameters))
+
+    def send_error(self, request: _Request, error: BaseException) -> None:
+        """Send the error that a handler raised; what it did not mean to raise, or to put in, is for our log only."""
+        if isinstance(error, VarlinkError):
+            try:
+                return self.send(request, {"error": error.name, "parameters": error.parameters})
+            except ValueError as unprintable:
+                error = unprintable
+        log.error("%s failed", request.method, exc_info=error)
+        interface, _, _ = request.method.rpartition(".")
+        self.send(request, {"error": f"{interface}.{InternalError.__name__}", "parameters": {}})
 
     async def stream(self, request: _Request, replies: AsyncGenerator[Any, None]) -> None:
         """Send replies as they come, and let other clients have a turn after each."""
@@ -189,13 +210,18 @@ class Server:
                 task.cancel()
             await asyncio.wait(tasks)
 
+    def is_at_once(self, request: _Request) -> bool:
+        """Tell whether a call is of a method that answers at once."""
+        method = self._methods.get(request.method)
+        return method is not None and method.at_once
+
     def find(self, request: _Request) -> Method[Any, Any]:
         """Return the method called. Raises VarlinkError if there is none, or it is not to be called like this."""
         method = self._methods.get(request.method)
-        interface, _, _ = request.method.rpartition(".")
-        if interface not in self._interfaces:
-            raise VarlinkError(f"{SERVICE}.InterfaceNotFound", {"interface": interface})
         if not method:
+            interface, _, _ = request.method.rpartition(".")
+            if interface not in self._interfaces:
+                raise VarlinkError(f"{SERVICE}.InterfaceNotFound", {"interface": interface})
             raise VarlinkError(f"{SERVICE}.MethodNotFound", {"method": request.method})
         if request.upgrade:
             raise VarlinkError(f"{SERVICE}.MethodNotImplemented", {"method": request.method})

@@ -75,13 +75,23 @@ class Frames:
 class Wire:
     """The frames of one connection. Owns `sock`, and the descriptors given to `send` until they are sent.
 
+    A frame that nobody is ahead of is offered to `at_once` in the turn of the loop that read it, and is handed out by
+    `receive` if that returns False: to wake a task costs as much as all else that a short answer takes.
+
     Reading ends once: at end of file, at a broken limit or with `finish`; then `on_end` is called. The frames
     that came before are still handed out and can still be replied to.
     """
 
-    def __init__(self, sock: socket.socket, limits: Limits, account: Account, on_end: Callable[[], None]) -> None:
-        self.sock, self.limits, self.account, self.on_end = sock, limits, account, on_end
-        self.ended = False
+    def __init__(
+        self,
+        sock: socket.socket,
+        limits: Limits,
+        account: Account,
+        on_end: Callable[[], None],
+        at_once: Callable[[bytes], bool] = lambda _: False,
+    ) -> None:
+        self.sock, self.limits, self.account, self.on_end, self.at_once = sock, limits, account, on_end, at_once
+        self.ended = self._idle = False  # idle while somebody waits for the next frame
         self._paused = self._waiting = False  # reading, and for the socket to take more: the loop is asked only then
         self._loop = asyncio.get_running_loop()
         self._frames, self._received = Frames(limits.frame), deque[bytes]()
@@ -97,7 +107,9 @@ class Wire:
         """Return the next frame, or None after the last; a client that leaves its replies unread waits."""
         while not self._received and not self.ended:
             self._arrived.clear()
+            self._idle = True
             await self._arrived.wait()
+            self._idle = False
         if self._replies > self.limits.frame:
             await self.drained()
         if not self._received:
@@ -165,6 +177,9 @@ class Wire:
         except (OSError, FrameTooLong):
             data = b""
         if self._received:
+            self._stop_clock()
+            self._offer()
+        if self._received:
             self._arrived.set()
         if not data:
             self._end()
@@ -173,11 +188,18 @@ class Wire:
         else:
             self._time_partial()
 
+    def _offer(self) -> None:
+        """Have the frames answered that can be at once, in their order, while the client reads its replies."""
+        while self._idle and self._received and self._replies <= self.limits.frame:
+            frame = self._received.popleft()
+            self._count(calls=-len(frame) - 1)
+            if not self.at_once(frame):
+                self._count(calls=len(frame) + 1)
+                return self._received.appendleft(frame)
+
     def _time_partial(self) -> None:
         """Give an unfinished frame its deadline when it begins; frames that come whole cost no timer."""
-        if self._received:
-            self._stop_clock()
-        if self._frames.partial and not self._deadline:
+        if self._frames.partial and not self._deadline and not self.ended:
             self._deadline = self._loop.call_later(self.limits.frame_seconds, self._end)
 
     def _stop_clock(self) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,5 +54,6 @@ def measure(
     command = ["tests/vm/run", "--timeout", str(LIMIT_S), *machine, *beside, str(HERE / script), *words]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
+        print(done.stdout, file=sys.stderr)
         raise subprocess.CalledProcessError(done.returncode, command, done.stdout)
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

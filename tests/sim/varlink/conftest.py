@@ -25,13 +25,13 @@ def nothing_left() -> Iterator[None]:
     assert set(threading.enumerate()) == threads
 
 
-@pytest.fixture
-def start(tmp_path: Path, nothing_left: None) -> Iterator[Callable[..., Running]]:
+@pytest.fixture(params=[True, False], ids=["at once", "by a task"])
+def start(request: pytest.FixtureRequest, tmp_path: Path, nothing_left: None) -> Iterator[Callable[..., Running]]:
     """Start servers; they are stopped after the test, before what they left behind is looked for."""
     running: list[Running] = []
 
     def begin(**limits: Any) -> Running:
-        running.append(Running(tmp_path / f"socket{len(running)}", Limits(**limits)))
+        running.append(Running(tmp_path / f"socket{len(running)}", Limits(**limits), at_once=request.param))
         return running[-1]
 
     yield begin

@@ -11,7 +11,9 @@ import socket
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from enum import StrEnum
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -101,9 +103,13 @@ class TooLate(BaseModel):
 
 
 class Example:
-    """The interface that the tests call; `events` tells them what the handlers do."""
+    """The interface that the tests call; `events` tells them what the handlers do.
 
-    def __init__(self) -> None:
+    Those that wait for nothing answer at once, or by a task like the others.
+    """
+
+    def __init__(self, at_once: bool) -> None:
+        self.at_once = at_once
         self.events: queue.Queue[str] = queue.Queue()
         self.go = asyncio.Event()
         self.at_work = 0
@@ -111,7 +117,7 @@ class Example:
         self.flooded = 0
 
     def methods(self) -> list[Method[Any, Any]]:
-        return [
+        methods: list[Method[Any, Any]] = [
             Method("Ping", self.ping, PingParameters, PingReply),
             Method("Fail", self.fail, Nothing, Nothing),
             Method("Crash", self.crash, Nothing, Nothing),
@@ -127,17 +133,18 @@ class Example:
             Method("Deal", self.deal, Nothing, GiveReply),
             Method("WhoAmI", self.who_am_i, Nothing, PeerReply),
         ]
+        return methods if self.at_once else [replace(method, handler=by_a_task(method)) for method in methods]
 
-    async def ping(self, _: Call, parameters: PingParameters) -> PingReply:
+    def ping(self, _: Call, parameters: PingParameters) -> PingReply:
         """Send the text back."""
         self.events.put(f"ping {parameters.text[:20]}")
         return PingReply(text=parameters.text)
 
-    async def fail(self, _: Call, __: Nothing) -> Nothing:
+    def fail(self, _: Call, __: Nothing) -> Nothing:
         """Raise an error of the interface."""
         raise VarlinkError(f"{NAME}.TooLate", {"by": 3})
 
-    async def crash(self, _: Call, __: Nothing) -> Nothing:
+    def crash(self, _: Call, __: Nothing) -> Nothing:
         """Raise what it should not."""
         raise ZeroDivisionError("a secret of ours")
 
@@ -148,11 +155,11 @@ class Example:
         await other
         return Nothing()
 
-    async def blunder(self, _: Call, __: Nothing) -> Nothing:
+    def blunder(self, _: Call, __: Nothing) -> Nothing:
         """Raise an error whose field is not JSON."""
         raise VarlinkError(f"{NAME}.TooLate", {"by": object()})
 
-    async def mangle(self, _: Call, __: Nothing) -> Reply[GiveReply]:
+    def mangle(self, _: Call, __: Nothing) -> Reply[GiveReply]:
         """Give a descriptor beside a reply that is not JSON."""
         unprintable: Any = "\ud800"
         return Reply(GiveReply.model_construct(fd=unprintable), fds=[os.open("/dev/null", os.O_RDONLY)])
@@ -215,16 +222,34 @@ class Example:
         for number in range(3):
             yield Reply(GiveReply(fd=0), fds=[os.open("/dev/null", os.O_RDONLY)], last=number == 2)
 
-    async def who_am_i(self, call: Call, _: Nothing) -> PeerReply:
+    def who_am_i(self, call: Call, _: Nothing) -> PeerReply:
         """Name the caller."""
         return PeerReply(pid=call.peer.pid, uid=call.peer.uid, gid=call.peer.gid, more=call.more)
+
+
+def by_a_task(method: Method[Any, Any]) -> Callable[[Call, Any], Any]:
+    """Return the handler of a method as a coroutine function, if it is a plain one."""
+    if not method.at_once:
+        return method.handler
+
+    @wraps(method.handler)
+    async def handler(call: Call, parameters: Any) -> Any:
+        return method.handler(call, parameters)
+
+    return handler
 
 
 class Running:
     """A server on a loop in a thread of its own."""
 
-    def __init__(self, path: Path, limits: Limits | None = None, listener: socket.socket | None = None) -> None:
-        self.path = str(path)
+    def __init__(
+        self,
+        path: Path,
+        limits: Limits | None = None,
+        listener: socket.socket | None = None,
+        at_once: bool = True,
+    ) -> None:
+        self.path, self.at_once = str(path), at_once
         self.listener = listener or listen(self.path)
         self.loop = asyncio.new_event_loop()
         self.failures: list[dict[str, Any]] = []
@@ -264,7 +289,7 @@ class Running:
         return client
 
     async def _make(self) -> Example:
-        return Example()
+        return Example(self.at_once)
 
     async def _start(self, limits: Limits | None) -> Server:
         methods = self.example.methods()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.sim.varlink.example import NAME, PATIENCE, Running, assert_serves, ending, frame, ping, replies, reply
+from tests.sim.varlink.example import NAME, PATIENCE, Running, assert_serves, frame, ping, replies, reply
 
 
 def test_a_call_is_answered(service: Running) -> None:
@@ -154,11 +154,10 @@ def test_a_failure_of_ours_is_logged_and_not_told(service: Running, caplog: pyte
     assert caplog.messages == [f"{NAME}.Crash failed"]
 
 
-def test_an_error_that_cannot_be_encoded_ends_its_connection_only(
+def test_an_error_that_cannot_be_encoded_is_a_failure_of_ours(
     service: Running, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = service.connect()
-    client.sendall(frame("Blunder"))
-    assert ending(client) == b""
-    assert_serves(service)
-    assert caplog.messages == [f"varlink client {os.getpid()}: connection lost"]
+    client.sendall(frame("Blunder") + ping("on"))
+    assert [reply.get("error") for reply in replies(client, 2)] == [f"{NAME}.InternalError", None]
+    assert caplog.messages == [f"{NAME}.Blunder failed"]
