@@ -58,7 +58,7 @@ def by_one_write(pages: int) -> int:
 
 def got(reserve: Callable[[int], int], level: int, free: int, pages: int) -> int:
     """Return what one way gets at a level; afterwards it is given back."""
-    with in_pieces(free * level // 100):
+    with in_pieces(max(1, free * level // 100)):
         count = reserve(pages)
         NUMBER.write_text("0")
     return count

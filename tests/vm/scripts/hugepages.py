@@ -12,6 +12,7 @@ import mmap
 import os
 import signal
 import sys
+import threading
 import time
 
 PAGE_KIB = 2048
@@ -33,7 +34,7 @@ def bind(node):
 
 
 def stay_near(node):
-    """Run on the node, where it has a CPU: Linux 6.1 makes surplus pages where a process runs, whatever its policy."""
+    """Run this thread on the node, where it has a CPU: Linux 6.1 makes surplus pages where one runs, whatever its policy."""
     cpus = (int(name[3:]) for name in os.listdir(f"/sys/devices/system/node/node{node}") if name[3:].isdigit())
     if near := os.sched_getaffinity(0).intersection(cpus):
         os.sched_setaffinity(0, near)
@@ -53,12 +54,21 @@ def take(kib=PAGE_KIB):
 
 
 def hold(node, count, kib=PAGE_KIB):
-    stay_near(node)
-    bind(node)
-    pages = [take(int(kib)) for _ in range(int(count))]
+    """Take the pages in a thread, whose CPUs and memory policy end with it."""
+    pages = []
+
+    def take_all():
+        stay_near(node)
+        bind(node)
+        pages.extend(take(int(kib)) for _ in range(int(count)))
+
+    taker = threading.Thread(target=take_all)
+    taker.start()
+    taker.join()
+    if len(pages) < int(count):
+        sys.exit(1)
     print("held", flush=True)
     signal.pause()
-    del pages
 
 
 def steal(node=None):
