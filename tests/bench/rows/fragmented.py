@@ -13,14 +13,14 @@ FRAGMENTER = Path(__file__).parents[2] / "vm" / "scripts" / "hugepages.py"
 
 
 def measure(_options: Options) -> Result:
-    """Count the pages that each way gets of half of a node's free memory."""
+    """Count the pages that each way gets of nine tenths of a node's free memory."""
     times = in_guest("fragmented", TIMES, script="fragmented.py", files=[FRAGMENTER])
     levels = sorted(int(key.removesuffix("_ours")) for key in times[0] if key.endswith("_ours"))
     curves = {
         curve: [(float(level), median(one[f"{level}_{key}"] / one["asked"] for one in times)) for level in levels]
         for key, curve in (("ours", "ours"), ("theirs", "one write"))
     }
-    plot = Plot("Half of a node's free memory as 2M pages", "% of it in pieces", "part that is got", curves)
+    plot = Plot("Nine tenths of a node's free memory as 2M pages", "% of it in pieces", "part that is got", curves)
     return Result([_figure(level, times) for level in levels], {"performance-fragmented": plot})
 
 
