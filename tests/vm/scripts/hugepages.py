@@ -34,7 +34,7 @@ def bind(node):
 
 
 def stay_near(node):
-    """Run this thread on the node, if it has a CPU: Linux 6.1 makes surplus pages where one runs, whatever the policy."""
+    """Run this thread on the node, if it has a CPU: there Linux 6.1 makes surplus pages, whatever the policy is."""
     cpus = (int(name[3:]) for name in os.listdir(f"/sys/devices/system/node/node{node}") if name[3:].isdigit())
     if near := os.sched_getaffinity(0).intersection(cpus):
         os.sched_setaffinity(0, near)
