@@ -105,11 +105,20 @@ def _check(args: argparse.Namespace) -> int:
     from ali_enclaves_allocator.model.instance import remarks
 
     print(f"{args.file}: fits this machine: {change.pool.describe()}")
+    _remark(change)
     this = instance.read_instance()
     print(f"instance: {this.describe()}")
     for remark in remarks(this, len(Sysfs(LinuxFiles()).present())):
         print(f"  {remark}")
     return 0
+
+
+def _remark(change: "Change") -> None:
+    """Print what the file does not say in so many words."""
+    from ali_enclaves_allocator.model.remarks import remarks
+
+    for remark in remarks(change.pool, change.pool.config) if change.pool.config else ():
+        print(f"  {remark.text}")
 
 
 def _plan(args: argparse.Namespace) -> int:
@@ -122,6 +131,7 @@ def _plan(args: argparse.Namespace) -> int:
         print(to_json(change, indent=2).decode())
         return 0
     print(f"pool: {change.pool.describe()}")
+    _remark(change)
     for step in (*change.take, *change.give):
         print(f"  {step.describe()}")
     if not change.take and not change.give:
@@ -183,11 +193,12 @@ def _set_aside_still() -> str:
     """Say what is not the host's although no service runs, such as what leases hold; empty if nothing is."""
     from ali_enclaves_allocator.change.ledger import read
     from ali_enclaves_allocator.kernel.linux import boot_id
+    from ali_enclaves_allocator.kernel.processes import LinuxProcesses
     from ali_enclaves_allocator.model.errors import AllocatorError
     from ali_enclaves_allocator.show import remains_of
 
     try:
-        return remains_of(read(DIRECTORY / "ledger.json", boot_id()).pool)
+        return remains_of(read(DIRECTORY / "ledger.json", boot_id()).pool, LinuxProcesses().alive)
     except AllocatorError as error:
         return str(error)
 

@@ -13,7 +13,6 @@ from ali_enclaves_allocator.change.leases import sweep
 from ali_enclaves_allocator.change.ledger import Ledger
 from ali_enclaves_allocator.change.transaction import carry_out, recover
 from ali_enclaves_allocator.kernel.doors import Kernel
-from ali_enclaves_allocator.model import cpus
 from ali_enclaves_allocator.model.config import Config, ConfigInvalid, load
 from ali_enclaves_allocator.model.errors import (
     AllocatorError,
@@ -22,18 +21,16 @@ from ali_enclaves_allocator.model.errors import (
     Misfit,
     NotGivenBack,
     ShortGrant,
-    page_size,
 )
 from ali_enclaves_allocator.model.events import (
     LEASE_ENDED,
-    MEMORY_ROUNDED,
-    NO_MEMORY,
     POOL_GIVEN_BACK,
     RECOVERED,
     REFUSED,
 )
 from ali_enclaves_allocator.model.plan import Plan, choose
 from ali_enclaves_allocator.model.pool import Lease, Pool
+from ali_enclaves_allocator.model.remarks import remarks
 from ali_enclaves_allocator.model.source import Source
 from ali_enclaves_allocator.model.yamltext import MAX_BYTES
 
@@ -80,7 +77,7 @@ def bring_into_force(path: Path, kernel: Kernel, ledger: Ledger) -> None:
             short = short or error
             if ledger.record.phase != "idle" or error.node in room_kib:
                 raise short from None
-            log.warning("%s; trying without more of it", error.what(), extra=REFUSED)
+            log.warning("%s; trying with that, and with more of other nodes", error.what(), extra=REFUSED)
             had = change.pool.pages(error.node, error.page_kib) - (error.wanted - error.granted)
             room_kib[error.node] = had * error.page_kib
 
@@ -192,15 +189,9 @@ def _recover(kernel: Kernel, ledger: Ledger) -> None:
 
 
 def _announce(change: Change, config: Config, kernel: Kernel) -> None:
-    """Log what the user did not ask for in so many words: rounding, and the tasks that will be moved."""
-    asked, given = config.memory_mib, change.pool.memory_mib
-    if given != asked:
-        size = page_size(change.pool.shares[0].page_kib)
-        log.info("memory_mib: %d MiB rounded up to %d MiB, whole %s pages", asked, given, size, extra=MEMORY_ROUNDED)
-    for node in sorted({core.node for core in change.pool.cores} - {share.node for share in change.pool.shares}):
-        idle = cpus.named(cpu for core in change.pool.cores if core.node == node for cpu in core.cpus)
-        log.warning(
-            "%s of node %d can run no enclave: no memory of that node is in the pool", idle, node, extra=NO_MEMORY
-        )
+    """Log what the user did not ask for in so many words, and the tasks that will be moved."""
+    for remark in remarks(change.pool, config):
+        if remark.event:
+            log.log(remark.level, "%s", remark.text, extra=remark.event)
     if offline := change.pool.offline_cpus & kernel.sysfs.online():
         tell_displaced(offline, change.pool.offline_cpus | change.pool.lent_cpus, kernel)

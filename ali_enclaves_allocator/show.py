@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ali_enclaves_allocator.model.pool import Pool
+    from collections.abc import Callable
+
+    from ali_enclaves_allocator.model.pool import Holder, Pool
 
 COLOURS = {"host": "0", "kept": "2", "lendable": "32", "pool": "1;32", "leased": "1;33"}
 """SGR codes by the use of a core (ECMA-48)."""
@@ -26,19 +28,22 @@ def map_of(pool: dict[str, Any], *, colour: bool) -> str:
     width = shutil.get_terminal_size().columns
     lines = [pool["summary"], "", *_mistakes(pool["reason"])]
     held = pool["config"] is None or pool["config"]["hold_memory"]
-    legend = LEGEND if held else NOT_LENT
+    uses = {core["use"] for node in pool["nodes"] for core in node["cores"]}
+    legend = LEGEND if held else NOT_LENT | {use: LEGEND[use] for use in uses & {"leased"}}
     for node in pool["nodes"]:
         lines.append(f"node {node['node']}: {node['memory_mib']} MiB, {node['available_mib']} MiB available")
         lines.extend(_cores(node["cores"], width, colour))
         lines.extend(
             f"  {_pages(pages, held)}" for pages in node["hugepages"] if pages["asked"] or pages["others_total"]
         )
+        if _has_cores(node) and not any(pages["asked"] for pages in node["hugepages"]):
+            lines.append("  no memory of this node is in the pool: its cores can run no enclave")
     lines += ["", "  ".join(f"{_paint(use, use, colour)}: {meaning}" for use, meaning in legend.items())]
     lines += [f"drift: {entry['what']}: {entry['got']}, wanted {entry['wanted']}" for entry in pool["drift"]]
     return "\n".join(lines)
 
 
-def remains_of(pool: "Pool") -> str:
+def remains_of(pool: "Pool", alive: "Callable[[Holder], bool]") -> str:
     """Say what is still set aside, for whom, and how it comes back to the host; empty if nothing is."""
     if not pool.cores and not pool.shares:
         return ""
@@ -46,9 +51,17 @@ def remains_of(pool: "Pool") -> str:
     if not pool.leases:
         return f"{what}, for no lease\n  (to give it back: ali-enclaves-allocator give-back)"
     leases = ", ".join(lease.describe() for lease in pool.leases)
-    scopes = " ".join(f"evm-{lease.id}.scope" for lease in pool.leases)
-    way = "given back when the enclaves end, after a removal by ali-enclaves-allocator give-back"
+    living = [lease for lease in pool.leases if alive(lease.holder)]
+    if not living:
+        return f"{what}, for {leases}, which ended\n  (to give it back: ali-enclaves-allocator give-back)"
+    scopes = " ".join(f"evm-{lease.id}.scope" for lease in living)
+    way = "it is given back when they end; where the package was removed meanwhile: ali-enclaves-allocator give-back"
     return f"{what}, for {leases}\n  ({way}; to end them: systemctl stop {scopes})"
+
+
+def _has_cores(node: dict[str, Any]) -> bool:
+    """Tell whether cores of a node are in the pool."""
+    return any(core["use"] in ("pool", "lendable") for core in node["cores"])
 
 
 def _mistakes(reason: str | None) -> list[str]:

@@ -1,7 +1,7 @@
 """The door to /proc: memory available to programs, and the tasks that a CPU taken offline concerns."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -43,8 +43,8 @@ class Processes(Protocol):
     def memory_kib(self) -> int:
         """Return all of the machine's memory (`MemTotal`)."""
 
-    def confined_to(self, cpus: frozenset[int]) -> list[Task]:
-        """Return the user tasks that may run on these CPUs only; the kernel will move them elsewhere."""
+    def confined_to(self, cpus: frozenset[int]) -> Mapping[Task, frozenset[int]]:
+        """Return the user tasks that may run on these CPUs only, with those that each may run on."""
 
     def deadline_tasks(self, cpu: int) -> list[Task]:
         """Return the SCHED_DEADLINE tasks that may run on a CPU."""
@@ -67,9 +67,9 @@ class LinuxProcesses:
         """Return all of the machine's memory (`MemTotal`)."""
         return int(psutil.virtual_memory().total) // 1024
 
-    def confined_to(self, cpus: frozenset[int]) -> list[Task]:
-        """Return the user tasks that may run on these CPUs only, threads included."""
-        return [task for task in _tasks() if frozenset() < _affinity(task) <= cpus]
+    def confined_to(self, cpus: frozenset[int]) -> Mapping[Task, frozenset[int]]:
+        """Return the user tasks that may run on these CPUs only, threads included, with those that each may run on."""
+        return {task: its for task in _tasks() if frozenset() < (its := _affinity(task)) <= cpus}
 
     def deadline_tasks(self, cpu: int) -> list[Task]:
         """Return the SCHED_DEADLINE tasks that may run on a CPU."""

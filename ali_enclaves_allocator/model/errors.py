@@ -139,8 +139,8 @@ class ShortGrant(AllocatorError):
 
     def hint(self) -> str:
         """Advise against fragmentation."""
-        advice = "memory is fragmented: restart after boot, reserve with hugepages= on the kernel command line"
-        return advice + (", or use hugepage_size: 2M" if self.page_kib > 2048 else "")
+        advice = "memory is in pieces: enable the service, so that it starts at boot, when least is"
+        return advice + (", or use hugepage_size: 2M" if self.page_kib > 2048 else ", or ask for less")
 
 
 @dataclass

@@ -107,9 +107,20 @@ def _refuse_cpus(request: Request, wanted: int, pool: Pool, free: list[Core], no
     sizes = {len(core.cpus) for core in pool.cores}
     if len(sizes) == 1 and wanted % (threads := sizes.pop()):
         raise NotWholeCores([], list(range(threads)), wanted, there)
-    holders = [lease.describe() for lease in pool.leases]
-    reason = f"held by {', '.join(holders)}" if holders else "the pool is smaller"
-    raise InsufficientCpus(wanted, reason, offers, there)
+    raise InsufficientCpus(wanted, _why_too_few(request, wanted, pool, nodes), offers, there)
+
+
+def _why_too_few(request: Request, wanted: int, pool: Pool, nodes: Iterable[int]) -> str:
+    """Say what is in the way of so many CPUs: who holds them, if any node of the pool has as many at all."""
+    sizes = {node: sum(len(core.cpus) for core in pool.cores if core.node == node) for node in nodes}
+    able = {node for node, size in sizes.items() if size >= wanted}
+    if holders := [lease.describe() for lease in pool.leases if lease.node in able]:
+        return f"held by {', '.join(holders)}"
+    if request.node is not None:
+        return f"node {request.node} has {cpus.counted(sizes.get(request.node, 0))} in the pool"
+    if wanted <= len(pool.cpus):
+        return "an enclave lives on one node, and none has so many in the pool"
+    return f"the pool has {cpus.counted(len(pool.cpus))}"
 
 
 def _pages(request: Request, bank: Bank) -> int:

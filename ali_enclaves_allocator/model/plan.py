@@ -228,7 +228,8 @@ def _named_cores(config: Config, topology: Topology, present: Pool) -> Iterator[
         )
     nodes = {core.node for core in cores}
     if len(nodes) > 1 and not _may_span(config):
-        why = "an EVM lives on one" if config.max_enclaves == 1 else "the nitro_enclaves driver takes CPUs of one"
+        one = "an enclave lives on one; with max_enclaves: 2 or more the pool may span nodes"
+        why = one if config.max_enclaves == 1 else "the nitro_enclaves driver takes CPUs of one"
         raise Misfit("cpu_pool", f"got CPUs on nodes {cpus.format(nodes)}, wanted one node: {why}")
     yield from cores
 

@@ -33,7 +33,8 @@ def sentence(state: State, pool: Pool, reason: str | None) -> str:
     count, leases = len(granted), ", ".join(granted)
     idle = "no leases" if pool.taken_cores else "no leases, so the host has the CPUs"
     lent = f"{count} lease{'s' * (count > 1)}: {leases}" if leases else idle
-    text = f"pool {state}: {pool.describe()}; {_terms(pool) or lent}"
+    terms = _terms(pool)
+    text = f"pool {state}: {pool.describe()}; {f'{terms}; {lent}' if terms and leases else terms or lent}"
     return f"{text}; {reason}" if reason else text
 
 
@@ -42,7 +43,7 @@ def _terms(pool: Pool) -> str:
     if pool.config is None or pool.config.hold_memory:
         return ""
     its = "with the nitro_enclaves driver" if pool.driver_cpus else "offline"
-    return f"CPUs {its}, memory not held: nothing is lent"
+    return f"CPUs {its}, memory not held: nothing {'more ' if pool.leases else ''}is lent"
 
 
 def pool_view(

@@ -138,16 +138,23 @@ LESS = "ask for less, end an enclave, or raise memory_mib in allocator.yaml and 
         pytest.param(
             ONE_NODE,
             Request(16, 8),
-            "cannot lend 8 CPUs: the pool is smaller (node 0: 6 free); nothing was changed"
+            "cannot lend 8 CPUs: the pool has 6 CPUs (node 0: 6 free); nothing was changed"
             + fewer("free are [2-3] [4-5] [6-7]"),
             id="more than the pool has",
         ),
         pytest.param(
             TWO_NODES,
             Request(16, 6),
-            "cannot lend 6 CPUs: the pool is smaller (node 0: 4 free; node 1: 4 free); nothing was changed"
-            + fewer("free are [2-3] [4-5] [8-9] [10-11]"),
+            "cannot lend 6 CPUs: an enclave lives on one node, and none has so many in the pool (node 0: 4 free; "
+            "node 1: 4 free); nothing was changed" + fewer("free are [2-3] [4-5] [8-9] [10-11]"),
             id="more than a node has",
+        ),
+        pytest.param(
+            lent(TWO_NODES, 2),
+            Request(16, 6),
+            "cannot lend 6 CPUs: an enclave lives on one node, and none has so many in the pool (node 0: 2 free; "
+            "node 1: 4 free); nothing was changed" + fewer("free are [4-5] [8-9] [10-11]"),
+            id="more than a node has, and not for the lease there",
         ),
         pytest.param(
             lent(ONE_NODE, 2, 4),
@@ -194,7 +201,8 @@ LESS = "ask for less, end an enclave, or raise memory_mib in allocator.yaml and 
         pytest.param(
             ONE_NODE,
             Request(16, 2, node=7),
-            "cannot lend 2 CPUs: the pool is smaller (node 7: 0 free); nothing was changed" + fewer("and none is free"),
+            "cannot lend 2 CPUs: node 7 has 0 CPUs in the pool (node 7: 0 free); nothing was changed"
+            + fewer("and none is free"),
             id="no such node",
         ),
         pytest.param(

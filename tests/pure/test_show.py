@@ -13,19 +13,26 @@ LEFT = Pool((CORE,), (Bank("bank0", 0, 2048, 512),), (Share(0, 2048, 512),), lea
 
 
 def test_nothing_remains_of_nothing() -> None:
-    assert not remains_of(Pool())
+    assert not remains_of(Pool(), lambda _: True)
 
 
 def test_what_leases_hold_is_told_with_its_way_back() -> None:
-    assert remains_of(LEFT) == (
+    assert remains_of(LEFT, lambda _: True) == (
         "set aside still: CPUs 2-3 (1 core) on node 0, 1024 MiB in 512×2M, for web (CPUs 2-3, 192 MiB)\n"
-        "  (given back when the enclaves end, after a removal by ali-enclaves-allocator give-back; "
+        "  (it is given back when they end; where the package was removed meanwhile: ali-enclaves-allocator give-back; "
         "to end them: systemctl stop evm-0123456789abcdef.scope)"
     )
 
 
+def test_who_has_ended_need_not_be_ended() -> None:
+    assert remains_of(LEFT, lambda _: False).splitlines() == [
+        "set aside still: CPUs 2-3 (1 core) on node 0, 1024 MiB in 512×2M, for web (CPUs 2-3, 192 MiB), which ended",
+        "  (to give it back: ali-enclaves-allocator give-back)",
+    ]
+
+
 def test_so_is_what_a_crash_left() -> None:
-    assert remains_of(replace(LEFT, leases=())) == (
+    assert remains_of(replace(LEFT, leases=()), lambda _: True) == (
         "set aside still: CPUs 2-3 (1 core) on node 0, 1024 MiB in 512×2M, for no lease\n"
         "  (to give it back: ali-enclaves-allocator give-back)"
     )
@@ -47,6 +54,24 @@ def test_pages_that_are_not_held_are_anybodys() -> None:
         shown = map_of(pool | {"config": {"hold_memory": hold}}, colour=False)
         assert f"6 free for {whom})" in shown
         assert ("pool: free for an enclave" in shown, "pool: set aside; nothing is lent" in shown) == (hold, not hold)
+
+
+def test_cores_that_no_enclave_can_use_are_told_of() -> None:
+    """As on a node onto which a pool has grown beside leases that have all its memory elsewhere."""
+    pages = dict.fromkeys(("asked", "granted", "leased", "free", "others_total", "others_free"), 0)
+    for use, told in (("pool", True), ("lendable", True), ("leased", False), ("host", False)):
+        node = {"node": 1, "memory_mib": 64, "available_mib": 48, "cores": [{"cpus": [4, 5], "use": use}]}
+        node["hugepages"] = [pages | {"hugepage_size": "2M"}]
+        shown = map_of({"summary": "", "reason": None, "nodes": [node], "drift": [], "config": None}, colour=False)
+        assert ("no memory of this node is in the pool: its cores can run no enclave" in shown) == told
+
+
+def test_leases_of_a_pool_that_lends_no_more_are_in_the_legend() -> None:
+    node = {"node": 0, "memory_mib": 64, "available_mib": 48, "hugepages": []}
+    for use, told in (("leased", True), ("pool", False)):
+        pool = {"nodes": [node | {"cores": [{"cpus": [2, 3], "use": use}]}], "config": {"hold_memory": False}}
+        shown = map_of(pool | {"summary": "", "reason": None, "drift": []}, colour=False)
+        assert ("leased: an enclave's" in shown) == told
 
 
 def test_every_mistake_of_a_refused_file_is_shown() -> None:

@@ -69,9 +69,9 @@ class SimProcesses:
         """Return all of the machine's memory."""
         return sum(memory.total_kib for memory in self._simulation.memory.values())
 
-    def confined_to(self, cpus: frozenset[int]) -> list[Task]:
-        """Return the tasks that may run on these CPUs only."""
-        return [entry.task for entry in self._simulation.tasks if entry.affinity <= cpus]
+    def confined_to(self, cpus: frozenset[int]) -> Mapping[Task, frozenset[int]]:
+        """Return the tasks that may run on these CPUs only, with those that each may run on."""
+        return {entry.task: entry.affinity for entry in self._simulation.tasks if entry.affinity <= cpus}
 
     def deadline_tasks(self, cpu: int) -> list[Task]:
         """Return the SCHED_DEADLINE tasks that may run on a CPU."""

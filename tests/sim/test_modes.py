@@ -8,7 +8,7 @@ from ali_enclaves_allocator.model.events import TASK_DISPLACED
 from ali_enclaves_allocator.model.pool import Pool, drift
 from ali_enclaves_allocator.model.refusals import LeasesDisabled
 from tests.conftest import Boot
-from tests.machines import DUAL_SOCKET_HT, GUEST_2X2X2
+from tests.machines import DUAL_SOCKET_HT, GUEST_2X2X2, ONE_NODE
 from tests.sim.daemons import get_pool, run, running
 from tests.sim.effects import Died
 from tests.sim.host import Host
@@ -82,10 +82,23 @@ def test_a_task_that_a_lease_displaces_is_told(boot: Boot, caplog: pytest.LogCap
     host.start()
     assert not caplog.records, "nothing goes offline yet"
     host.lend(host.simulation.spawn())
-    displaced = [r.getMessage() for r in caplog.records if getattr(r, "MESSAGE_ID", "") == TASK_DISPLACED["MESSAGE_ID"]]
-    assert [text.partition(":")[0] for text in displaced] == [
-        "task worker[700] may run on CPUs 6-7 only, all in the pool"
-    ]
+    assert displaced(caplog) == ["task worker[700] may run on CPUs 6-7 only, all in the pool"]
+
+
+def test_an_enclave_on_other_cores_is_not_displaced(boot: Boot, caplog: pytest.LogCaptureFixture) -> None:
+    host = boot(ONE_NODE)
+    host.configure(**LARGE | LEASED, max_enclaves=2)
+    host.start()
+    lease = host.lend(host.simulation.spawn(), online=True)
+    host.simulation.task(*lease.cpus)
+    host.lend(host.simulation.spawn(), online=True)
+    assert displaced(caplog) == []
+
+
+def displaced(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what is told of tasks that are moved."""
+    told = [r.getMessage() for r in caplog.records if getattr(r, "MESSAGE_ID", "") == TASK_DISPLACED["MESSAGE_ID"]]
+    return [text.partition(":")[0] for text in told]
 
 
 @pytest.mark.parametrize("online", [False, True])

@@ -52,12 +52,12 @@ def test_scattered_memory_is_compacted_and_asked_for_again(boot: Boot) -> None:
         (
             "2M",
             "cannot reserve: kernel granted 20 of 32 2M pages on node 0; all changes undone\n"
-            "  (memory is fragmented: restart after boot, reserve with hugepages= on the kernel command line)",
+            "  (memory is in pieces: enable the service, so that it starts at boot, when least is, or ask for less)",
         ),
         (
             "1G",
             "cannot reserve: kernel granted 0 of 1 1G pages on node 0; all changes undone\n"
-            "  (memory is fragmented: restart after boot, reserve with hugepages= on the kernel command line, "
+            "  (memory is in pieces: enable the service, so that it starts at boot, when least is, "
             "or use hugepage_size: 2M)",
         ),
     ],
@@ -110,7 +110,7 @@ def test_after_a_short_grant_other_nodes_are_tried(
     host.assert_pool_stands()
     assert host.record.pool.cpus == cpus
     assert {bank.node: bank.pages for bank in host.record.pool.banks} == pages
-    assert "2M pages on node 0; trying without more of it" in caplog.text
+    assert "2M pages on node 0; trying with that, and with more of other nodes" in caplog.text
     host.start()
     assert host.done == [], "it stays where it is"
 
@@ -253,8 +253,7 @@ def test_rounding_and_moved_tasks_are_told(boot: Boot, caplog: pytest.LogCapture
     assert told == {
         MEMORY_ROUNDED["MESSAGE_ID"]: "memory_mib: 31 MiB rounded up to 32 MiB, whole 2M pages",
         TASK_DISPLACED["MESSAGE_ID"]: (
-            "task worker[700] may run on CPUs 6-7 only, all in the pool: "
-            "the kernel moves it to others, and not back later"
+            "task worker[700] may run on CPU 6 only, all in the pool: the kernel moves it to others, and not back later"
         ),
     }
 
