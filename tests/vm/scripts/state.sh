@@ -6,9 +6,10 @@ grep -H . /sys/devices/system/cpu/online /sys/devices/system/node/node*/hugepage
     /sys/kernel/mm/hugepages/*/*_hugepages*
 awk '$3 == "hugetlbfs"' /proc/self/mounts
 
-# systemd makes these directories when it first needs them; the lock stays where it once was taken.
+# systemd makes these directories when it first needs them; the lock stays where it once was taken, and so does the mount
+# for the directories of enclaves, whose end must leave it empty.
 for directory in /run/ali-enclaves /run/systemd/{system,system.control,transient}; do
-    [ ! -e $directory ] || find $directory -mindepth 1 ! -path /run/ali-enclaves/lock | sort
+    [ ! -e $directory ] || find $directory -mindepth 1 ! -path /run/ali-enclaves/lock ! -path /run/ali-enclaves/evm | sort
 done
 sha256sum /etc/ali-enclaves/allocator.yaml
 systemctl show --property ActiveState,UnitFileState,DropInPaths,NFileDescriptorStore,StatusText \
