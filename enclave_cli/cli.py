@@ -94,11 +94,17 @@ def _run(args: argparse.Namespace) -> None:
     given = read_config(args.config) if args.config else {}
     request = Request(given | read_line(vars(args)))
     lease, holder = Launch(request, settings.read(paths.SETTINGS), _progress).run()
-    _print(enclaves.started(lease))
-    if request.attach:
-        from enclave_cli import console
+    try:
+        _print(enclaves.started(lease))
+        if request.attach:
+            from enclave_cli import console
 
-        console.show(enclaves.directory(lease), os.geteuid(), sys.stderr.fileno(), lambda: not holder.ended())
+            console.show(enclaves.directory(lease), os.geteuid(), sys.stderr.fileno(), lambda: not holder.ended())
+    except KeyboardInterrupt:
+        which = f"--enclave-id {enclaves.enclave_id(lease)}"
+        see = f"see it: enclave-cli console {which}; " if request.debug else ""
+        end = f"end it: enclave-cli terminate-enclave {which}"
+        raise Failure(failure.INTERRUPTED, f"interrupted; the enclave runs on ({see}{end})") from None
 
 
 def _describe(_: argparse.Namespace) -> None:

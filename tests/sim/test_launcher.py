@@ -191,6 +191,21 @@ def test_an_attached_console_leaves_stdout_to_the_json(cli: Cli, allocator: Fake
         assert attached.wait(PATIENCE) == 0
 
 
+def test_an_interrupt_of_an_attached_console_leaves_the_enclave_and_says_so(cli: Cli, allocator: FakeAllocator) -> None:
+    with cli.begin(*RUN, cli.image(tiny_image("greetings")), "--attach-console") as attached:
+        assert attached.stdout and attached.stderr
+        assert any("greetings" in line for line in attached.stderr)
+        attached.send_signal(signal.SIGINT)
+        assert attached.wait(PATIENCE) == failure.INTERRUPTED
+        enclave = json.loads(attached.stdout.read())
+        which = f"--enclave-id {enclave['EnclaveID']}"
+        hint = f"see it: enclave-cli console {which}; end it: enclave-cli terminate-enclave {which}"
+        assert lines(attached.stderr.read()) == [f"interrupted; the enclave runs on ({hint})"]
+    [described] = json.loads(cli("describe-enclaves").stdout)
+    assert described["State"] == "RUNNING"
+    assert cli(*f"terminate-enclave {which}".split()).returncode == 0
+
+
 def test_two_at_once(cli: Cli, allocator: FakeAllocator) -> None:
     image = cli.image(tiny_image())
     with cli.begin(*RUN, image) as one, cli.begin(*RUN, image) as two:
