@@ -22,6 +22,11 @@ EXIT_STATUS = {"ready": 0, "degraded": 1, "starting": 1, "stopping": 1}
 NOT_RUNNING = 3
 """Exit status when no service answers, as `systemctl status` has it (LSB)."""
 
+HOW_TO_START = (
+    "start it: systemctl start ali-enclaves-allocator (if that was refused: systemctl status ali-enclaves-allocator "
+    "says why, ali-enclaves-allocator check tries the file)"
+)
+
 EX_CANTCREAT = 73
 """Exit status when a file cannot be written (sysexits.h)."""
 
@@ -158,7 +163,7 @@ def _status(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         pass
     except Unavailable as error:
-        return _no_answer(error, _set_aside_still() or "start it: systemctl start ali-enclaves-allocator")
+        return _no_answer(error, _set_aside_still() or HOW_TO_START)
     except CallError as error:
         print(f"ali-enclaves-allocator cannot tell: {error.name}; its log says why", file=sys.stderr)
         return EXIT_STATUS["degraded"]

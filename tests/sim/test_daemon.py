@@ -523,7 +523,9 @@ def test_the_commands_tell_the_state_by_their_exit_status(
 ) -> None:
     async def test() -> None:
         assert await status(host, monkeypatch) == cli.NOT_RUNNING
-        assert "not running" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "is not running; start it: systemctl start ali-enclaves-allocator (if that was refused: " in said
+        assert "systemctl status ali-enclaves-allocator says why, ali-enclaves-allocator check tries the file" in said
         async with running(host) as daemon:
             assert await status(host, monkeypatch) == 0
             shown = capsys.readouterr().out
