@@ -163,6 +163,10 @@ def _status(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         pass
     except Unavailable as error:
+        if state and error.errno in (errno.ECONNRESET, errno.EPIPE):
+            how = "how it stands now: ali-enclaves-allocator status"
+            print(f"ali-enclaves-allocator has ended the watch, most often because it stopped; {how}", file=sys.stderr)
+            return NOT_RUNNING
         return _no_answer(error, _set_aside_still() or HOW_TO_START)
     except CallError as error:
         print(f"ali-enclaves-allocator cannot tell: {error.name}; its log says why", file=sys.stderr)

@@ -378,6 +378,30 @@ def test_a_watch_whose_reader_has_gone_ends_without_another_change(host: Host) -
     run(test)
 
 
+def test_a_watch_that_a_stop_ends_is_no_fault(host: Host) -> None:
+    async def test() -> None:
+        code = (
+            "import sys; from pathlib import Path; from ali_enclaves_allocator import cli; "
+            f"cli.DIRECTORY = Path({str(host.directory)!r}); sys.exit(cli.main(['status', '--json', '--watch']))"
+        )
+        command = [sys.executable, "-c", code]
+        async with running(host):
+            watch = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            assert watch.stdout and json.loads(await asyncio.to_thread(watch.stdout.readline))["state"] == "ready"
+        try:
+            out, said = await asyncio.to_thread(watch.communicate, timeout=30)
+        finally:
+            watch.kill()
+        assert json.loads(out.splitlines()[-1])["state"] == "stopping"
+        assert watch.returncode == cli.NOT_RUNNING
+        assert said == (
+            "ali-enclaves-allocator has ended the watch, most often because it stopped; "
+            "how it stands now: ali-enclaves-allocator status\n"
+        )
+
+    run(test)
+
+
 def test_a_client_is_answered_while_the_pool_is_made(host: Host) -> None:
     started, go_on = threading.Event(), threading.Event()
     kernel = host.simulation.kernel
