@@ -53,12 +53,13 @@ def _parser() -> argparse.ArgumentParser:
         epilog="exit status: 0 done; 2 the command line is wrong; 69 the machine cannot give what is asked; 70 a fault "
         "of the program's own; 78 the file is refused; of status: 0 ready, 1 degraded, 3 not running; of metrics: 73 "
         "the file cannot be written; 141 nobody reads the output any more",
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Any, text: str, file: bool = True) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         sub.set_defaults(run=run)
         if file:
             sub.add_argument("file", nargs="?", type=Path, default=CONFIG, help=f"default {CONFIG}")

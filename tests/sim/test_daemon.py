@@ -581,6 +581,15 @@ def test_colour_is_for_terminals_whose_user_wants_it(
     run(test)
 
 
+@pytest.mark.parametrize("words", [["--vers"], ["status", "--wat"], ["plan", "--js"], ["metrics", "--out", "x"]])
+def test_an_option_is_written_out(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """What a shorter word means would change with the next option."""
+    with pytest.raises(SystemExit) as refused:
+        cli.main(words)
+    assert refused.value.code == 2
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize("command", ["status", "reload"])
 def test_a_service_that_is_lost_before_it_answers_is_not_called_stopped(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -596,7 +596,11 @@ def test_what_a_command_line_has() -> None:
     ("arguments", "told", "program"),
     [
         ([], "the following arguments are required: COMMAND", "enclave-cli"),
-        (["run-enclave", "--speed"], "unrecognized arguments: --speed", "enclave-cli"),
+        (["--speed", "describe-enclaves"], "unrecognized arguments: --speed", "enclave-cli"),
+        *(
+            (["run-enclave", *more.split()], f"run-enclave: unrecognized arguments: {more}", "enclave-cli run-enclave")
+            for more in ("--speed", "--debugmode now", "--debug", "--cpu-c 2")
+        ),
         (
             ["run-enclave", "--memory"],
             "run-enclave: argument --memory: expected one argument",
@@ -622,6 +626,7 @@ def test_help_tells_what_is_required(cli: Cli) -> None:
     assert " --eif-path FILE --memory MIB (--cpu-count N | --cpu-ids CPU ...) [OPTION ...]\n" in told
     [_, required] = told.split("required, here or in the file of --config:\n")
     assert re.findall(r"(?m)^  (--[a-z-]+)", required) == ["--eif-path", "--memory", "--cpu-count", "--cpu-ids"]
+    assert "record the console; the measurements become zeros, so nothing is attested" in " ".join(told.split())
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"memory_mib": true}', '{"memory_mib": "64"}', '{"cpu_ids": [true]}'])
