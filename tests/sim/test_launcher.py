@@ -27,7 +27,7 @@ from enclave_cli.allocator import STATUS
 from enclave_cli.cli import main
 from enclave_cli.failure import Failure
 from enclave_cli.holder import Holder
-from enclave_cli.options import Request, cpu_ids, is_name, read_config, read_line
+from enclave_cli.options import KINDS, Request, cpu_ids, is_name, read_config, read_line
 from enclave_cli.settings import Settings
 from enclave_cli.settings import read as read_settings
 from tests.sim.launcher import PATIENCE, WITHOUT_VSOCK, Cli, FakeAllocator, tiny_image
@@ -636,6 +636,17 @@ def test_a_config_file_that_is_wrong(tmp_path: Path, text: str) -> None:
     with pytest.raises(Failure) as caught:
         read_config(str(path))
     assert caught.value.status == failure.FILE_REFUSED and str(path) in str(caught.value)
+
+
+def test_all_mistakes_of_a_config_file_are_told_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "web.json"
+    path.write_text('{"memory_mib": "64", "cpus": 2, "cpu_ids": ["2"], "debug_mode": true, "memory": 64}')
+    with pytest.raises(Failure) as caught:
+        read_config(str(path))
+    assert str(caught.value) == (
+        f'{path}: memory_mib: got "64", wanted a number; cpu_ids: got ["2"], wanted a list of numbers; '
+        f"cpus, memory: got unknown keys, wanted one of {', '.join(KINDS)}; nothing was taken from the pool"
+    )
 
 
 def test_a_config_file_that_is_not_there(tmp_path: Path) -> None:
