@@ -54,7 +54,7 @@ class Request:
                 (("memory_mib",), "--memory"),
                 (("cpu_count", "cpu_ids"), "--cpu-count or --cpu-ids"),
             )
-            if all(given.get(key) is None for key in keys)
+            if all(given.get(key) in (None, "") for key in keys)
         ]
         if missing:
             raise wrong(f"missing: {', '.join(missing)}")
@@ -62,7 +62,7 @@ class Request:
         self.memory_mib = int(given["memory_mib"])
         self.cpu_count: int | None = given.get("cpu_count")
         self.cpus: list[int] | None = given.get("cpu_ids")
-        self.name = str(given.get("enclave_name") or default_name(self.eif_path))
+        self.name = str(given.get("enclave_name", default_name(self.eif_path)))
         self.cid = int(given.get("enclave_cid") or 0)
         self.attach = bool(given.get("attach_console"))
         self.debug = bool(given.get("debug_mode")) or self.attach

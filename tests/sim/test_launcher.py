@@ -242,6 +242,8 @@ def test_what_an_ended_enclave_left_is_cleared_away(cli: Cli, allocator: FakeAll
     [
         ([], failure.USAGE, "missing: --eif-path, --memory, --cpu-count or --cpu-ids; nothing"),
         (["--memory", "64", "--cpu-ids", "2-3"], failure.USAGE, "missing: --eif-path; nothing"),
+        (["--memory", "64", "--cpu-ids", "2", "--eif-path", ""], failure.USAGE, "missing: --eif-path; nothing"),
+        ([*RUN[1:], "IMAGE", "--enclave-name", ""], failure.USAGE, "--enclave-name: got '', wanted 1 to 64 of"),
         (["--eif-path", "IMAGE"], failure.USAGE, "missing: --memory, --cpu-count or --cpu-ids; nothing"),
         (["--eif-path", "IMAGE", "--memory", "64"], failure.USAGE, "missing: --cpu-count or --cpu-ids; nothing"),
         ([*RUN[1:], "IMAGE", "--cpu-ids", "2"], failure.USAGE, "got both of --cpu-count and --cpu-ids, wanted one"),
@@ -296,6 +298,12 @@ def test_what_is_no_image_is_refused_at_once(cli: Cli, allocator: FakeAllocator)
                 assert (done.returncode, done.stdout) == (failure.IMAGE_REFUSED, "")
                 assert f"cannot use image {path}: {told}" in lines(done.stderr)[-1]
     assert not allocator.asked
+
+
+@pytest.mark.parametrize(("path", "told"), [("", "''"), ("/absent/my image.eif", "'/absent/my image.eif'")])
+def test_a_path_is_told_where_it_begins_and_ends(path: str, told: str) -> None:
+    with pytest.raises(Failure, match=f"^cannot use image {told}: cannot open it: No such file or directory; nothing"):
+        eif.read(path)
 
 
 def test_no_image_makes_the_launcher_take_memory(cli: Cli, allocator: FakeAllocator) -> None:
@@ -407,6 +415,15 @@ def test_who_asks_by_name_is_told_names(cli: Cli, allocator: FakeAllocator) -> N
     for option, there in (("--enclave-name", "web"), ("--enclave-id", enclave["EnclaveID"])):
         done = cli("terminate-enclave", option, "wbe")
         assert done.returncode == failure.NO_SUCH_ENCLAVE and done.stderr.endswith(f"running: {there}\n")
+
+
+@pytest.mark.parametrize("which", ["id", "name"])
+def test_an_enclave_without_a_name_or_an_id_is_not_looked_for_by_the_other(
+    which: str, cli: Cli, allocator: FakeAllocator
+) -> None:
+    done = cli("terminate-enclave", f"--enclave-{which}", "")
+    assert done.returncode == failure.NO_SUCH_ENCLAVE
+    assert lines(done.stderr) == [f"cannot find an enclave with the {which} ''; running: none"]
 
 
 def test_another_programs_lease_is_the_allocators_to_end(cli: Cli, allocator: FakeAllocator) -> None:
