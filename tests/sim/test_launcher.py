@@ -19,10 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from ali_enclaves_allocator.model import cpus
 from ali_enclaves_allocator.server.interface import AcquireParameters
 from ali_enclaves_allocator.server.service import LENDING_ERRORS
-from enclave_cli import accel, console, eif, enclaves, failure, paths, qemu, users, vsock
+from enclave_cli import accel, console, eif, enclaves, failure, launch, paths, qemu, users, vsock
 from enclave_cli.allocator import STATUS
 from enclave_cli.cli import main
 from enclave_cli.failure import Failure
@@ -121,6 +124,18 @@ def test_one_cpu_is_told_as_one(which: tuple[str, str], cli: Cli, allocator: Fak
     [_, taking, starting, _] = lines(done.stderr)
     assert taking == f"taking cores and memory: {'1 CPU' if which[0] == '--cpu-count' else 'CPU 0'}, 64 MiB"
     assert " on CPU 0 with 64 MiB" in starting
+
+
+def test_cpus_are_told_as_ranges(cli: Cli, allocator: FakeAllocator) -> None:
+    done = cli("run-enclave", "--cpu-ids", "1", "0", "--memory", "64", "--eif-path", cli.image(tiny_image()))
+    [_, taking, starting, _] = lines(done.stderr)
+    assert taking == "taking cores and memory: CPUs 0-1, 64 MiB"
+    assert " on CPUs 0-1 with 64 MiB" in starting
+
+
+@given(st.sets(st.integers(0, 40), min_size=1))
+def test_cpus_are_told_as_the_allocator_tells_them(numbers: set[int]) -> None:
+    assert launch._named(list(numbers)) == cpus.named(numbers)
 
 
 def test_every_thread_has_a_cpu_of_the_lease(cli: Cli, allocator: FakeAllocator) -> None:
