@@ -51,8 +51,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="ali-enclaves-allocator",
         description="Set cores and memory of this machine aside for enclave VMs.",
         epilog="exit status: 0 done; 2 the command line is wrong; 69 the machine cannot give what is asked; 70 a fault "
-        "of the program's own; 78 the file is refused; of status: 0 ready, 1 degraded, 3 not running; of metrics: 73 "
-        "the file cannot be written; 141 nobody reads the output any more",
+        "of the program's own; 78 the file is refused; 141 nobody reads the output any more; of status: 0 ready, 1 not "
+        "ready; of reload and give-back: 1 only root may; of status and reload: 3 the service does not run, or does "
+        "not answer; of metrics: 73 the file cannot be written",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
