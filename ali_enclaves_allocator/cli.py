@@ -27,6 +27,9 @@ HOW_TO_START = (
     "says why, ali-enclaves-allocator check tries the file)"
 )
 
+EX_SOFTWARE = 70
+"""Exit status after a fault of the service's own (sysexits.h)."""
+
 EX_CANTCREAT = 73
 """Exit status when a file cannot be written (sysexits.h)."""
 
@@ -268,7 +271,10 @@ def _reload(_: argparse.Namespace) -> int:
     except Unavailable as error:
         return _no_answer(error, "nothing was changed")
     except CallError as error:
-        print(error.parameters.get("message", error.name), file=sys.stderr)
+        if "message" not in error.parameters:
+            print(f"cannot reload: {error.name}; the log of ali-enclaves-allocator says why", file=sys.stderr)
+            return EX_SOFTWARE
+        print(error.parameters["message"], file=sys.stderr)
         return int(error.parameters.get("exit_code", 1))
     print(reply["pool"]["summary"])
     return 0

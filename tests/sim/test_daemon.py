@@ -188,6 +188,25 @@ def test_reload_over_the_socket_tells_the_error(host: Host, monkeypatch: pytest.
     run(test)
 
 
+def test_a_fault_in_a_reload_is_not_told_as_a_refusal(
+    host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing but 1 was returned, as to whom it is not permitted, and nothing but the name of the error told."""
+
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    async def test() -> None:
+        monkeypatch.setattr(cli, "DIRECTORY", host.directory)
+        async with running(host) as daemon:
+            monkeypatch.setattr(daemon, "reload", fail)
+            assert await asyncio.to_thread(cli.main, ["reload"]) == cli.EX_SOFTWARE
+        told = f"cannot reload: {NAME}.InternalError; the log of ali-enclaves-allocator says why\n"
+        assert capsys.readouterr().err == told
+
+    run(test)
+
+
 def test_only_root_may_reload() -> None:
     async def test() -> None:
         class Untouched:
