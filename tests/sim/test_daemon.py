@@ -600,7 +600,7 @@ def test_colour_is_for_terminals_whose_user_wants_it(
     run(test)
 
 
-@pytest.mark.parametrize("words", [["--vers"], ["status", "--wat"], ["plan", "--js"], ["metrics", "--out", "x"]])
+@pytest.mark.parametrize("words", [["--vers"], ["status", "--wat"], ["plan", "--js"], ["metrics", "--out", "/"]])
 def test_an_option_is_written_out(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """What a shorter word means would change with the next option."""
     with pytest.raises(SystemExit) as refused:
