@@ -1,6 +1,7 @@
 """The process that gives back what a lease held that outlived the service; the end of its scope starts it."""
 
 import logging
+import os
 from pathlib import Path
 
 from ali_enclaves_allocator import line
@@ -9,6 +10,7 @@ from ali_enclaves_allocator.kernel.doors import Kernel
 from ali_enclaves_allocator.kernel.linux import boot_id, linux_kernel
 from ali_enclaves_allocator.model.errors import AllocatorError, AlreadyRunning
 from ali_enclaves_allocator.model.events import REFUSED
+from ali_enclaves_allocator.model.refusals import NotPermitted
 from ali_enclaves_allocator.server.endpoint import listens
 
 log = logging.getLogger(__name__)
@@ -16,9 +18,15 @@ log = logging.getLogger(__name__)
 WAIT_SECONDS = 60
 """How long to ask for the ledger: two leases may end at once, or the service just stops."""
 
+NOT_PERMITTED = 1
+"""Exit status for a caller who is not root, as `reload` has it."""
+
 
 def run(directory: Path) -> int:
     """Give back what no living holder's lease holds. Return the exit status."""
+    if uid := os.geteuid():
+        log.error("%s", NotPermitted("root", "give back", uid), extra=REFUSED)
+        return NOT_PERMITTED
     return give_back(directory, linux_kernel(directory), Ledger(directory, boot_id()))
 
 

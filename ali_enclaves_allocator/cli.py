@@ -22,6 +22,14 @@ EXIT_STATUS = {"ready": 0, "degraded": 1, "starting": 1, "stopping": 1}
 NOT_RUNNING = 3
 """Exit status when no service answers, as `systemctl status` has it (LSB)."""
 
+HOW_TO_START = (
+    "start it: systemctl start ali-enclaves-allocator (if that was refused: systemctl status ali-enclaves-allocator "
+    "says why, ali-enclaves-allocator check tries the file)"
+)
+
+EX_SOFTWARE = 70
+"""Exit status after a fault of the service's own (sysexits.h)."""
+
 EX_CANTCREAT = 73
 """Exit status when a file cannot be written (sysexits.h)."""
 
@@ -46,14 +54,16 @@ def _parser() -> argparse.ArgumentParser:
         prog="ali-enclaves-allocator",
         description="Set cores and memory of this machine aside for enclave VMs.",
         epilog="exit status: 0 done; 2 the command line is wrong; 69 the machine cannot give what is asked; 70 a fault "
-        "of the program's own; 78 the file is refused; of status: 0 ready, 1 degraded, 3 not running; of metrics: 73 "
-        "the file cannot be written; 141 nobody reads the output any more",
+        "of the program's own; 78 the file is refused; 141 nobody reads the output any more; of status: 0 ready, 1 not "
+        "ready; of reload and give-back: 1 only root may; of status and reload: 3 the service does not run, or does "
+        "not answer; of metrics: 73 the file cannot be written",
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Any, text: str, file: bool = True) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         sub.set_defaults(run=run)
         if file:
             sub.add_argument("file", nargs="?", type=Path, default=CONFIG, help=f"default {CONFIG}")
@@ -168,7 +178,11 @@ def _status(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         pass
     except Unavailable as error:
-        return _no_answer(error, _set_aside_still() or "start it: systemctl start ali-enclaves-allocator")
+        if state and error.errno in (errno.ECONNRESET, errno.EPIPE):
+            how = "how it stands now: ali-enclaves-allocator status"
+            print(f"ali-enclaves-allocator has ended the watch, most often because it stopped; {how}", file=sys.stderr)
+            return NOT_RUNNING
+        return _no_answer(error, _set_aside_still() or HOW_TO_START)
     except CallError as error:
         print(f"ali-enclaves-allocator cannot tell: {error.name}; its log says why", file=sys.stderr)
         return EXIT_STATUS["degraded"]
@@ -268,7 +282,10 @@ def _reload(_: argparse.Namespace) -> int:
     except Unavailable as error:
         return _no_answer(error, "nothing was changed")
     except CallError as error:
-        print(error.parameters.get("message", error.name), file=sys.stderr)
+        if "message" not in error.parameters:
+            print(f"cannot reload: {error.name}; the log of ali-enclaves-allocator says why", file=sys.stderr)
+            return EX_SOFTWARE
+        print(error.parameters["message"], file=sys.stderr)
         return int(error.parameters.get("exit_code", 1))
     print(reply["pool"]["summary"])
     return 0

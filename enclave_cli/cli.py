@@ -33,6 +33,13 @@ def main(argv: list[str] | None = None) -> int:
 class _Parser(argparse.ArgumentParser):
     """A parser that refuses as everything else does: in one line, with the outcome and what to do."""
 
+    def parse_known_args(self, args: "Any" = None, namespace: "Any" = None) -> "Any":
+        """Refuse what is unknown here: the parser of all commands, to which it is left, knows no command's help."""
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, unknown
+
     def error(self, message: str) -> "NoReturn":
         command = f"{self.prog} ".partition(" ")[2].replace(" ", ": ")
         raise Failure(failure.USAGE, f"{command}{message}; nothing was done (see {self.prog} --help)")
@@ -44,12 +51,14 @@ def _parser() -> argparse.ArgumentParser:
         description="Run enclave VMs on the cores and memory that ali-enclaves-allocator has set aside.",
         epilog="exit status:\n" + "\n".join(f"  {number:3}  {text}" for number, text in EXIT_STATUS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"enclave-cli {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: "Callable[[argparse.Namespace], None]", text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        description = f"{text[0].upper()}{text[1:]}."
+        sub = commands.add_parser(name, help=text, description=description, allow_abbrev=False)
         sub.set_defaults(run=run)
         return sub
 
@@ -80,7 +89,8 @@ def _run_options(run: argparse.ArgumentParser) -> None:
     required.add_argument("--cpu-ids", nargs="+", metavar="CPU", help="these CPUs of the pool instead: 2 3, or 2-3")
     run.add_argument("--enclave-name", metavar="NAME", help="default: the name of the file")
     run.add_argument("--enclave-cid", metavar="CID", help="address on vsock; 0 or absent: a free one")
-    run.add_argument("--debug-mode", action="store_true", default=None, help="record the console; proves nothing")
+    debug = "record the console; the measurements become zeros, so nothing is attested"
+    run.add_argument("--debug-mode", action="store_true", default=None, help=debug)
     run.add_argument("--attach-console", action="store_true", default=None, help="debug mode, and show the console")
     run.add_argument("--accel", metavar="auto|kvm|tcg", help=f"default: accel= in {paths.SETTINGS}, or auto")
     run.add_argument("--config", metavar="FILE", help=f"JSON object with the keys {' '.join(KINDS)}; options win")
@@ -94,11 +104,17 @@ def _run(args: argparse.Namespace) -> None:
     given = read_config(args.config) if args.config else {}
     request = Request(given | read_line(vars(args)))
     lease, holder = Launch(request, settings.read(paths.SETTINGS), _progress).run()
-    _print(enclaves.started(lease))
-    if request.attach:
-        from enclave_cli import console
+    try:
+        _print(enclaves.started(lease))
+        if request.attach:
+            from enclave_cli import console
 
-        console.show(enclaves.directory(lease), os.geteuid(), sys.stderr.fileno(), lambda: not holder.ended())
+            console.show(enclaves.directory(lease), os.geteuid(), sys.stderr.fileno(), lambda: not holder.ended())
+    except KeyboardInterrupt:
+        which = f"--enclave-id {enclaves.enclave_id(lease)}"
+        see = f"see it: enclave-cli console {which}; " if request.debug else ""
+        end = f"end it: enclave-cli terminate-enclave {which}"
+        raise Failure(failure.INTERRUPTED, f"interrupted; the enclave runs on ({see}{end})") from None
 
 
 def _describe(_: argparse.Namespace) -> None:

@@ -101,8 +101,10 @@ def read(path: str, keep: bool = False, most_bytes: int | None = None) -> Image:
 
 
 def refusal(path: str, why: str) -> Failure:
-    """Return the failure that refuses an image."""
-    return Failure(IMAGE_REFUSED, f"cannot use image {path}: {why}; nothing was taken from the pool")
+    """Return the failure that refuses an image; its path is told as a shell takes it, so that an empty one is seen."""
+    from shlex import quote
+
+    return Failure(IMAGE_REFUSED, f"cannot use image {quote(path)}: {why}; nothing was taken from the pool")
 
 
 class _Reader:

@@ -85,11 +85,12 @@ def find(enclave: str | None, name: str | None) -> "dict[str, Any]":
     found = [lease for lease in leases if _is(lease, enclave, name)]
     if len(found) == 1:
         return found[0]
-    wanted = f"id {enclave}" if enclave else f"name {name}"
+    what, asked = ("name", name) if enclave is None else ("id", enclave)
+    wanted = f"{what} {asked or repr(asked)}"
     if found:
         which = ", ".join(map(enclave_id, found))
         raise Failure(failure.NO_SUCH_ENCLAVE, f"cannot choose: {len(found)} enclaves have the {wanted}: {which}")
-    there = ", ".join((not enclave and lease["name"]) or enclave_id(lease) for lease in leases) or "none"
+    there = ", ".join((enclave is None and lease["name"]) or enclave_id(lease) for lease in leases) or "none"
     raise Failure(failure.NO_SUCH_ENCLAVE, f"cannot find an enclave with the {wanted}; running: {there}")
 
 

@@ -182,5 +182,11 @@ class Launch:
 
 
 def _named(cpus: list[int]) -> str:
-    """Name CPUs in a sentence: `CPU 3`, `CPUs 2,3`."""
-    return f"CPU{'s' * (len(cpus) != 1)} {','.join(map(str, cpus))}"
+    """Name CPUs in a sentence, as the allocator does: `CPU 3`, `CPUs 2-3,6`."""
+    runs: list[list[int]] = []
+    for cpu in sorted(cpus):
+        if runs and cpu == runs[-1][-1] + 1:
+            runs[-1][1:] = [cpu]
+        else:
+            runs.append([cpu])
+    return f"CPU{'s' * (len(cpus) != 1)} {','.join('-'.join(map(str, run)) for run in runs)}"

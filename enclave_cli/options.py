@@ -54,7 +54,7 @@ class Request:
                 (("memory_mib",), "--memory"),
                 (("cpu_count", "cpu_ids"), "--cpu-count or --cpu-ids"),
             )
-            if all(given.get(key) is None for key in keys)
+            if all(given.get(key) in (None, "") for key in keys)
         ]
         if missing:
             raise wrong(f"missing: {', '.join(missing)}")
@@ -62,7 +62,7 @@ class Request:
         self.memory_mib = int(given["memory_mib"])
         self.cpu_count: int | None = given.get("cpu_count")
         self.cpus: list[int] | None = given.get("cpu_ids")
-        self.name = str(given.get("enclave_name") or default_name(self.eif_path))
+        self.name = str(given.get("enclave_name", default_name(self.eif_path)))
         self.cid = int(given.get("enclave_cid") or 0)
         self.attach = bool(given.get("attach_console"))
         self.debug = bool(given.get("debug_mode")) or self.attach
@@ -165,20 +165,27 @@ def read_config(path: str) -> "dict[str, Any]":
         why = error.strerror if isinstance(error, OSError) else error
         raise Failure(failure.FILE_REFUSED, f"cannot read {path}: {why}; nothing was taken from the pool") from None
     if not isinstance(config, dict):
-        raise _refused(path, "file", "something else", "a JSON object")
-    for key, value in config.items():
-        if key not in KINDS:
-            raise _refused(path, key, "an unknown key", f"one of {', '.join(KINDS)}")
-        kind, wanted = KINDS[key]
-        of_numbers = not isinstance(value, list) or all(type(item) is int for item in value)
-        if type(value) is not kind or not of_numbers:
-            raise _refused(path, key, json.dumps(value), wanted)
+        raise _refused(path, ["file: got something else, wanted a JSON object"])
+    mistakes = [
+        f"{key}: got {json.dumps(value)}, wanted {KINDS[key][1]}"
+        for key, value in config.items()
+        if key in KINDS and not _is_of(KINDS[key][0], value)
+    ]
+    if unknown := [key for key in config if key not in KINDS]:
+        got = "an unknown key" if len(unknown) == 1 else "unknown keys"
+        mistakes.append(f"{', '.join(unknown)}: got {got}, wanted one of {', '.join(KINDS)}")
+    if mistakes:
+        raise _refused(path, mistakes)
     return dict(config)
 
 
-def _refused(path: str, key: str, got: str, wanted: str) -> Failure:
-    told = f"{path}: {key}: got {got}, wanted {wanted}; nothing was taken from the pool"
-    return Failure(failure.FILE_REFUSED, told)
+def _is_of(kind: type, value: object) -> bool:
+    """Tell whether a value of a --config file is of a kind; the only lists are of numbers."""
+    return type(value) is kind and (not isinstance(value, list) or all(type(item) is int for item in value))
+
+
+def _refused(path: str, mistakes: list[str]) -> Failure:
+    return Failure(failure.FILE_REFUSED, f"{path}: {'; '.join(mistakes)}; nothing was taken from the pool")
 
 
 def cpu_ids(words: list[str]) -> list[int]:

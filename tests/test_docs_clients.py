@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,12 @@ def test_a_client_follows_the_pool(
             host.configure(memory_mib=64, cpu_count=4)
             await daemon.reload()
             assert await asyncio.to_thread(process.stdout.readline) == "ready: 4 of 4 CPUs free\n"
+            host.configure(memory_mib=64, cpu_count=2, offline="leased")
+            await daemon.reload()
+            assert await asyncio.to_thread(process.stdout.readline) == "ready: 2 of 2 CPUs free\n"
+            host.configure(memory_mib=64, cpu_count=4)
+            await daemon.reload()
+            assert await asyncio.to_thread(process.stdout.readline) == "ready: 4 of 4 CPUs free\n"
             host.simulation.online.add(5)
             daemon.look()
             assert await asyncio.to_thread(process.stdout.readline) == "degraded: 4 of 4 CPUs free\n"
@@ -55,6 +62,12 @@ def test_a_client_follows_the_pool(
         if process:
             process.kill()
             process.communicate()
+
+
+def test_every_client_counts_what_an_enclave_may_have() -> None:
+    """The one in Go too, which is not run: a core of the pool is free in either use."""
+    for path in CLIENTS.iterdir():
+        assert {'"pool"', '"lendable"'} <= set(re.findall(r'"\w+"', path.read_text())), path
 
 
 def test_the_clients_are_short() -> None:

@@ -137,6 +137,10 @@ def test_every_exit_status_is_told() -> None:
     told = items(section(SERVICE, "EXIT STATUS"))
     assert told == [str(number) for number in sorted(status)]
     assert set(re.findall(r"\b\d+\b", cli._parser().epilog or "")) == set(told)
+    for number in ("1", "3"):  # what two commands may end with, page and help say of the same ones
+        by_page = set(re.findall(r"(?m)^\.Cm (\S+)", item(section(SERVICE, "EXIT STATUS"), number)))
+        by_help = re.findall(rf"of ([a-z -]+):(?: \d [a-z ]+,)? {number}\b", cli._parser().epilog or "")
+        assert {name for words in by_help for name in words.split(" and ")} == by_page - {"check"}
     assert items(section(LAUNCHER, "EXIT STATUS")) == [str(number) for number in failure.EXIT_STATUS]
 
 

@@ -56,7 +56,7 @@ func main() {
 		pool, free := told.Parameters.Pool, 0
 		for _, node := range pool.Nodes {
 			for _, core := range node.Cores {
-				if core.Use == "pool" {
+				if core.Use == "pool" || core.Use == "lendable" {
 					free += len(core.CPUs)
 				}
 			}

@@ -19,5 +19,5 @@ with socket.socket(socket.AF_UNIX) as sock:
                 sys.exit(f"{reply['error']} {reply.get('parameters', {})}")
             pool = reply["parameters"]["pool"]
             cores = [core for node in pool["nodes"] for core in node["cores"]]
-            free = [cpu for core in cores if core["use"] == "pool" for cpu in core["cpus"]]
+            free = [cpu for core in cores if core["use"] in ("pool", "lendable") for cpu in core["cpus"]]
             print(f"{pool['state']}: {len(free)} of {len(pool['cpus'])} CPUs free", flush=True)

@@ -4,5 +4,5 @@ socket=${1:-/run/ali-enclaves/allocator.sock}
 
 varlinkctl --more --timeout=infinity call "$socket" io.ali-enclaves.Allocator.Watch '{}' |
     jq --unbuffered --raw-output '.pool
-        | [.nodes[].cores[] | select(.use == "pool") | .cpus[]] as $free
+        | [.nodes[].cores[] | select(.use == "pool" or .use == "lendable") | .cpus[]] as $free
         | "\(.state): \($free | length) of \(.cpus | length) CPUs free"'

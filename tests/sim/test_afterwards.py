@@ -3,6 +3,7 @@
 import errno
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,15 @@ from tests.machines import ONE_NODE
 from tests.sim.effects import Effects
 from tests.sim.host import BOOT_ID, SimLedger
 from tests.sim.test_leases import LENDINGS, assert_stands
+
+
+def test_who_is_not_root_gives_nothing_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert afterwards.run(tmp_path) == afterwards.NOT_PERMITTED
+    assert caplog.messages == ["cannot give back: got uid 1000, wanted root; nothing was changed"]
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["online", "offline"])

@@ -188,6 +188,25 @@ def test_reload_over_the_socket_tells_the_error(host: Host, monkeypatch: pytest.
     run(test)
 
 
+def test_a_fault_in_a_reload_is_not_told_as_a_refusal(
+    host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing but 1 was returned, as to whom it is not permitted, and nothing but the name of the error told."""
+
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    async def test() -> None:
+        monkeypatch.setattr(cli, "DIRECTORY", host.directory)
+        async with running(host) as daemon:
+            monkeypatch.setattr(daemon, "reload", fail)
+            assert await asyncio.to_thread(cli.main, ["reload"]) == cli.EX_SOFTWARE
+        told = f"cannot reload: {NAME}.InternalError; the log of ali-enclaves-allocator says why\n"
+        assert capsys.readouterr().err == told
+
+    run(test)
+
+
 def test_only_root_may_reload() -> None:
     async def test() -> None:
         class Untouched:
@@ -378,6 +397,30 @@ def test_a_watch_whose_reader_has_gone_ends_without_another_change(host: Host) -
     run(test)
 
 
+def test_a_watch_that_a_stop_ends_is_no_fault(host: Host) -> None:
+    async def test() -> None:
+        code = (
+            "import sys; from pathlib import Path; from ali_enclaves_allocator import cli; "
+            f"cli.DIRECTORY = Path({str(host.directory)!r}); sys.exit(cli.main(['status', '--json', '--watch']))"
+        )
+        command = [sys.executable, "-c", code]
+        async with running(host):
+            watch = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            assert watch.stdout and json.loads(await asyncio.to_thread(watch.stdout.readline))["state"] == "ready"
+        try:
+            out, said = await asyncio.to_thread(watch.communicate, timeout=30)
+        finally:
+            watch.kill()
+        assert json.loads(out.splitlines()[-1])["state"] == "stopping"
+        assert watch.returncode == cli.NOT_RUNNING
+        assert said == (
+            "ali-enclaves-allocator has ended the watch, most often because it stopped; "
+            "how it stands now: ali-enclaves-allocator status\n"
+        )
+
+    run(test)
+
+
 def test_a_client_is_answered_while_the_pool_is_made(host: Host) -> None:
     started, go_on = threading.Event(), threading.Event()
     kernel = host.simulation.kernel
@@ -523,7 +566,9 @@ def test_the_commands_tell_the_state_by_their_exit_status(
 ) -> None:
     async def test() -> None:
         assert await status(host, monkeypatch) == cli.NOT_RUNNING
-        assert "not running" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "is not running; start it: systemctl start ali-enclaves-allocator (if that was refused: " in said
+        assert "systemctl status ali-enclaves-allocator says why, ali-enclaves-allocator check tries the file" in said
         async with running(host) as daemon:
             assert await status(host, monkeypatch) == 0
             shown = capsys.readouterr().out
@@ -553,6 +598,15 @@ def test_colour_is_for_terminals_whose_user_wants_it(
                 assert ("\x1b[" in capsys.readouterr().out) == coloured
 
     run(test)
+
+
+@pytest.mark.parametrize("words", [["--vers"], ["status", "--wat"], ["plan", "--js"], ["metrics", "--out", "/"]])
+def test_an_option_is_written_out(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """What a shorter word means would change with the next option."""
+    with pytest.raises(SystemExit) as refused:
+        cli.main(words)
+    assert refused.value.code == 2
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("command", ["status", "reload"])

@@ -19,15 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from ali_enclaves_allocator.model import cpus
 from ali_enclaves_allocator.server.interface import AcquireParameters
 from ali_enclaves_allocator.server.service import LENDING_ERRORS
-from enclave_cli import accel, console, eif, enclaves, failure, paths, qemu, users, vsock
+from enclave_cli import accel, console, eif, enclaves, failure, launch, paths, qemu, users, vsock
 from enclave_cli.allocator import STATUS
 from enclave_cli.cli import main
 from enclave_cli.failure import Failure
 from enclave_cli.holder import Holder
-from enclave_cli.options import Request, cpu_ids, is_name, read_config, read_line
+from enclave_cli.options import KINDS, Request, cpu_ids, is_name, read_config, read_line
 from enclave_cli.settings import Settings
 from enclave_cli.settings import read as read_settings
 from tests.sim.launcher import PATIENCE, WITHOUT_VSOCK, Cli, FakeAllocator, tiny_image
@@ -123,6 +126,18 @@ def test_one_cpu_is_told_as_one(which: tuple[str, str], cli: Cli, allocator: Fak
     assert " on CPU 0 with 64 MiB" in starting
 
 
+def test_cpus_are_told_as_ranges(cli: Cli, allocator: FakeAllocator) -> None:
+    done = cli("run-enclave", "--cpu-ids", "1", "0", "--memory", "64", "--eif-path", cli.image(tiny_image()))
+    [_, taking, starting, _] = lines(done.stderr)
+    assert taking == "taking cores and memory: CPUs 0-1, 64 MiB"
+    assert " on CPUs 0-1 with 64 MiB" in starting
+
+
+@given(st.sets(st.integers(0, 40), min_size=1))
+def test_cpus_are_told_as_the_allocator_tells_them(numbers: set[int]) -> None:
+    assert launch._named(list(numbers)) == cpus.named(numbers)
+
+
 def test_every_thread_has_a_cpu_of_the_lease(cli: Cli, allocator: FakeAllocator) -> None:
     tasks = list(Path(f"/proc/{run(cli)['ProcessID']}/task").iterdir())
     by_name = {(task / "comm").read_text().strip(): allowed(task) for task in tasks}
@@ -191,6 +206,21 @@ def test_an_attached_console_leaves_stdout_to_the_json(cli: Cli, allocator: Fake
         assert attached.wait(PATIENCE) == 0
 
 
+def test_an_interrupt_of_an_attached_console_leaves_the_enclave_and_says_so(cli: Cli, allocator: FakeAllocator) -> None:
+    with cli.begin(*RUN, cli.image(tiny_image("greetings")), "--attach-console") as attached:
+        assert attached.stdout and attached.stderr
+        assert any("greetings" in line for line in attached.stderr)
+        attached.send_signal(signal.SIGINT)
+        assert attached.wait(PATIENCE) == failure.INTERRUPTED
+        enclave = json.loads(attached.stdout.read())
+        which = f"--enclave-id {enclave['EnclaveID']}"
+        hint = f"see it: enclave-cli console {which}; end it: enclave-cli terminate-enclave {which}"
+        assert lines(attached.stderr.read()) == [f"interrupted; the enclave runs on ({hint})"]
+    [described] = json.loads(cli("describe-enclaves").stdout)
+    assert described["State"] == "RUNNING"
+    assert cli(*f"terminate-enclave {which}".split()).returncode == 0
+
+
 def test_two_at_once(cli: Cli, allocator: FakeAllocator) -> None:
     image = cli.image(tiny_image())
     with cli.begin(*RUN, image) as one, cli.begin(*RUN, image) as two:
@@ -227,6 +257,8 @@ def test_what_an_ended_enclave_left_is_cleared_away(cli: Cli, allocator: FakeAll
     [
         ([], failure.USAGE, "missing: --eif-path, --memory, --cpu-count or --cpu-ids; nothing"),
         (["--memory", "64", "--cpu-ids", "2-3"], failure.USAGE, "missing: --eif-path; nothing"),
+        (["--memory", "64", "--cpu-ids", "2", "--eif-path", ""], failure.USAGE, "missing: --eif-path; nothing"),
+        ([*RUN[1:], "IMAGE", "--enclave-name", ""], failure.USAGE, "--enclave-name: got '', wanted 1 to 64 of"),
         (["--eif-path", "IMAGE"], failure.USAGE, "missing: --memory, --cpu-count or --cpu-ids; nothing"),
         (["--eif-path", "IMAGE", "--memory", "64"], failure.USAGE, "missing: --cpu-count or --cpu-ids; nothing"),
         ([*RUN[1:], "IMAGE", "--cpu-ids", "2"], failure.USAGE, "got both of --cpu-count and --cpu-ids, wanted one"),
@@ -281,6 +313,12 @@ def test_what_is_no_image_is_refused_at_once(cli: Cli, allocator: FakeAllocator)
                 assert (done.returncode, done.stdout) == (failure.IMAGE_REFUSED, "")
                 assert f"cannot use image {path}: {told}" in lines(done.stderr)[-1]
     assert not allocator.asked
+
+
+@pytest.mark.parametrize(("path", "told"), [("", "''"), ("/absent/my image.eif", "'/absent/my image.eif'")])
+def test_a_path_is_told_where_it_begins_and_ends(path: str, told: str) -> None:
+    with pytest.raises(Failure, match=f"^cannot use image {told}: cannot open it: No such file or directory; nothing"):
+        eif.read(path)
 
 
 def test_no_image_makes_the_launcher_take_memory(cli: Cli, allocator: FakeAllocator) -> None:
@@ -392,6 +430,15 @@ def test_who_asks_by_name_is_told_names(cli: Cli, allocator: FakeAllocator) -> N
     for option, there in (("--enclave-name", "web"), ("--enclave-id", enclave["EnclaveID"])):
         done = cli("terminate-enclave", option, "wbe")
         assert done.returncode == failure.NO_SUCH_ENCLAVE and done.stderr.endswith(f"running: {there}\n")
+
+
+@pytest.mark.parametrize("which", ["id", "name"])
+def test_an_enclave_without_a_name_or_an_id_is_not_looked_for_by_the_other(
+    which: str, cli: Cli, allocator: FakeAllocator
+) -> None:
+    done = cli("terminate-enclave", f"--enclave-{which}", "")
+    assert done.returncode == failure.NO_SUCH_ENCLAVE
+    assert lines(done.stderr) == [f"cannot find an enclave with the {which} ''; running: none"]
 
 
 def test_another_programs_lease_is_the_allocators_to_end(cli: Cli, allocator: FakeAllocator) -> None:
@@ -581,7 +628,11 @@ def test_what_a_command_line_has() -> None:
     ("arguments", "told", "program"),
     [
         ([], "the following arguments are required: COMMAND", "enclave-cli"),
-        (["run-enclave", "--speed"], "unrecognized arguments: --speed", "enclave-cli"),
+        (["--speed", "describe-enclaves"], "unrecognized arguments: --speed", "enclave-cli"),
+        *(
+            (["run-enclave", *more.split()], f"run-enclave: unrecognized arguments: {more}", "enclave-cli run-enclave")
+            for more in ("--speed", "--debugmode now", "--debug", "--cpu-c 2")
+        ),
         (
             ["run-enclave", "--memory"],
             "run-enclave: argument --memory: expected one argument",
@@ -607,6 +658,7 @@ def test_help_tells_what_is_required(cli: Cli) -> None:
     assert " --eif-path FILE --memory MIB (--cpu-count N | --cpu-ids CPU ...) [OPTION ...]\n" in told
     [_, required] = told.split("required, here or in the file of --config:\n")
     assert re.findall(r"(?m)^  (--[a-z-]+)", required) == ["--eif-path", "--memory", "--cpu-count", "--cpu-ids"]
+    assert "record the console; the measurements become zeros, so nothing is attested" in " ".join(told.split())
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"memory_mib": true}', '{"memory_mib": "64"}', '{"cpu_ids": [true]}'])
@@ -616,6 +668,17 @@ def test_a_config_file_that_is_wrong(tmp_path: Path, text: str) -> None:
     with pytest.raises(Failure) as caught:
         read_config(str(path))
     assert caught.value.status == failure.FILE_REFUSED and str(path) in str(caught.value)
+
+
+def test_all_mistakes_of_a_config_file_are_told_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "web.json"
+    path.write_text('{"memory_mib": "64", "cpus": 2, "cpu_ids": ["2"], "debug_mode": true, "memory": 64}')
+    with pytest.raises(Failure) as caught:
+        read_config(str(path))
+    assert str(caught.value) == (
+        f'{path}: memory_mib: got "64", wanted a number; cpu_ids: got ["2"], wanted a list of numbers; '
+        f"cpus, memory: got unknown keys, wanted one of {', '.join(KINDS)}; nothing was taken from the pool"
+    )
 
 
 def test_a_config_file_that_is_not_there(tmp_path: Path) -> None:
