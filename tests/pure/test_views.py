@@ -13,6 +13,6 @@ def test_a_pool_that_lends_no_more_tells_who_runs_still() -> None:
         "pool ready: CPUs 2-3 (1 core) on node 0, 64 MiB in 32×2M; CPUs offline, memory not held: nothing is lent"
     )
     assert sentence("ready", Pool(CORES[:1], (BANK,), shares, config, leases=(LEASE,)), None) == (
-        "pool ready: CPUs 2-3 (1 core) on node 0, 64 MiB in 32×2M; CPUs offline, memory not held: nothing more is lent; "
-        "1 lease: web (CPUs 2-3, 64 MiB)"
+        "pool ready: CPUs 2-3 (1 core) on node 0, 64 MiB in 32×2M; CPUs offline, memory not held: "
+        "nothing more is lent; 1 lease: web (CPUs 2-3, 64 MiB)"
     )
