@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -66,23 +67,32 @@ def test_the_kernel_is_not_asked_by_pid_where_it_knows_the_process(
     assert (found is None) == (peers.SO_PEERPIDFD != NO_SUCH_OPTION)
 
 
+BECOME = "import os, sys; os.setuid(int(sys.argv[2]))"
+"""The interpreter may lie where no other user reaches it: so who runs it becomes that user afterwards."""
+
+
 @pytest.mark.parametrize("user", [0, 65534])
 def test_who_has_a_pid_now_is_not_taken_for_another_user(user: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who connected may have ended before we ask for its pid; root may have become another user since."""
     monkeypatch.setattr(peers, "SO_PEERPIDFD", NO_SUCH_OPTION)
-    name = f"\0peers-{os.getpid()}"
-    program = [sys.executable, "-c", CONNECT.replace("sys.argv[1]", "'\\0' + sys.argv[1]"), name[1:]]
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(name)
+    name = f"peers-{os.getpid()}"
+    connect = CONNECT.replace("s.connect(sys.argv[1])", "s.connect(chr(0) + sys.argv[1])")
+    wait = "print(flush=True); sys.stdin.read()"
+    with socket.socket(socket.AF_UNIX) as listener, started(f"{BECOME}; {wait}", name, 65533) as other:
+        assert other.stdout and other.stdout.readline() == b"\n"
+        listener.bind(f"\0{name}")
         listener.listen()
-        other = subprocess.Popen(
-            [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE, user=65533
-        )
-        process = subprocess.Popen(program, stdin=subprocess.PIPE, user=user)
-        with other, process, listener.accept()[0] as sock:
+        with started(f"{BECOME}; {connect}", name, user) as process, listener.accept()[0] as sock:
             found = [peers.pidfd(sock, pid) for pid in (process.pid, other.pid)]
             assert [fd is not None for fd in found] == [True, user == 0]
             for fd in filter(None, found):
                 os.close(fd)
-            process.kill()
-            other.kill()
+
+
+@contextmanager
+def started(program: str, *arguments: object) -> "Iterator[subprocess.Popen[bytes]]":
+    """Run a program in Python; it is killed at the end."""
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        yield process
+        process.kill()

@@ -17,7 +17,7 @@ step "a lease takes its core from the host, and tells whom that moves"
 moment=$(journal_end)
 take web 2 64 --online
 expect_equal '[6, 7]' "$(lease allowed_cpus)" "CPUs that the holder may use"
-expect_in "task sleep[$pinned] may run on CPUs 6-7 only" "$(journal_after "$moment")"
+expect_in "task sleep[$pinned] may run on CPU 7 only" "$(journal_after "$moment")"
 expect_equal '0 1 2 3 4 5 6 7' "$(spun)" "CPUs that the host ran on until then"
 kill $pinned
 expect_equal root "$(<$PARTITION)" "partition"
