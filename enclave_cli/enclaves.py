@@ -108,13 +108,19 @@ def directory(lease: "dict[str, Any]") -> str:
 
     Where it is not there, a path that is not there either.
     """
-    with contextlib.suppress(OSError):
-        for entry in os.scandir(paths.RUN):
-            found = entry.stat(follow_symlinks=False)
-            owned = stat.S_ISDIR(found.st_mode) and found.st_uid == lease["holder"]["uid"]
-            if owned and _lease_of(entry.name) == lease["id"]:
+    with contextlib.suppress(OSError), os.scandir(paths.RUN) as entries:
+        for entry in entries:
+            if _lease_of(entry.name) == lease["id"] and _is_directory_of(entry, lease["holder"]["uid"]):
                 return entry.path
     return os.path.join(paths.RUN, lease["id"])
+
+
+def _is_directory_of(entry: "os.DirEntry[str]", uid: int) -> bool:
+    """Tell whether this is a directory of a user's; what has gone meanwhile is none."""
+    with contextlib.suppress(OSError):
+        found = entry.stat(follow_symlinks=False)
+        return stat.S_ISDIR(found.st_mode) and found.st_uid == uid
+    return False
 
 
 def _lease_of(name: str) -> str:

@@ -7,6 +7,7 @@ RUN = "/run/ali-enclaves/evm"
 """Below it every enclave has a directory of its user's; a mount of its own, 1770 root de, there with the allocator."""
 
 RUN_UNIT = r"run-ali\x2denclaves-evm.mount"
+"""The unit of that mount."""
 
 SETTINGS = "/etc/ali-enclaves/enclave-cli.conf"
 """Settings of this machine; optional."""

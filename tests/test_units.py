@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 ALLOCATOR = ROOT / "systemd/ali-enclaves-allocator.service"
 GIVE_BACK = ROOT / "systemd/ali-enclaves-give-back@.service"
 SLICE = ROOT / "systemd/enclaves.slice"
+MOUNT = ROOT / r"systemd/run-ali\x2denclaves-evm.mount"
 
 MOST_EXPOSED = 2.5
 """Of 10, as systemd 252 counts."""
@@ -59,11 +60,11 @@ def test_both_units_are_hardened_alike() -> None:
 def test_systemd_finds_nothing_wrong(tmp_path: Path) -> None:
     units = tmp_path / "usr/lib/systemd/system"
     shutil.copytree("/lib/systemd/system", units, symlinks=True)
-    for unit in (ALLOCATOR, GIVE_BACK, SLICE):
+    for unit in (ALLOCATOR, GIVE_BACK, SLICE, MOUNT):
         shutil.copy(unit, units)
     for program in ("usr/bin/ali-enclaves-allocator", "bin/true"):
         (tmp_path / program).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy("/bin/true", tmp_path / program)
-    names = [ALLOCATOR.name, GIVE_BACK.name.replace("@", "@0"), SLICE.name]
+    names = [ALLOCATOR.name, GIVE_BACK.name.replace("@", "@0"), SLICE.name, MOUNT.name]
     done = analyzed("verify", "--man=no", f"--root={tmp_path}", *names)
     assert [line for line in done.stderr.splitlines() if "Unit evm-0.scope not found" not in line] == []

@@ -26,7 +26,7 @@ def remarks(pool: Pool, config: Config) -> Iterator[Remark]:
         size = page_size(pool.shares[0].page_kib)
         told = f"{config.memory_mib} MiB rounded up to {pool.memory_mib} MiB, whole {size} pages"
         yield Remark(f"memory_mib: {told}", MEMORY_ROUNDED)
-    for node, idle in nodes_without_memory(pool).items():
+    for node, idle in _without_memory(pool).items():
         told = f"{cpus.named(idle)} of node {node} can run no enclave: no memory of that node is in the pool"
         yield Remark(told + (" (leases have it elsewhere)" if pool.leases else ""), NO_MEMORY, logging.WARNING)
     most, cores = f"max_enclaves: {config.max_enclaves}", len(pool.cores)
@@ -36,7 +36,7 @@ def remarks(pool: Pool, config: Config) -> Iterator[Remark]:
         yield Remark(f"{most}: the {len(pool.leases)} enclaves that run go on, and no other starts")
 
 
-def nodes_without_memory(pool: Pool) -> Mapping[int, frozenset[int]]:
+def _without_memory(pool: Pool) -> Mapping[int, frozenset[int]]:
     """Return the CPUs of the pool on each node of which it has no memory."""
     bare = sorted({core.node for core in pool.cores} - {share.node for share in pool.shares})
     return {node: frozenset(cpu for core in pool.cores if core.node == node for cpu in core.cpus) for node in bare}
