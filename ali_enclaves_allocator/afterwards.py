@@ -2,6 +2,8 @@
 
 import logging
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from ali_enclaves_allocator import line
@@ -12,11 +14,15 @@ from ali_enclaves_allocator.model.errors import AllocatorError, AlreadyRunning
 from ali_enclaves_allocator.model.events import REFUSED
 from ali_enclaves_allocator.model.refusals import NotPermitted
 from ali_enclaves_allocator.server.endpoint import listens
+from ali_enclaves_allocator.server.interface import NAME
+from enclave_cli.client import CallError, Client, Unavailable
 
 log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 60
 """How long to ask for the ledger: two leases may end at once, or the service just stops."""
+
+POLL_SECONDS = 0.1
 
 NOT_PERMITTED = 1
 """Exit status for a caller who is not root, as `reload` has it."""
@@ -44,16 +50,34 @@ def give_back(directory: Path, kernel: Kernel, ledger: Ledger) -> int:
 
 
 def _mine(ledger: Ledger, service: Path) -> bool:
-    """Take the ledger, or find that a service has it.
+    """Take the ledger, or find that a service has it or is about to.
 
     Raises:
         AlreadyRunning: somebody else has it who is no service and does not end.
     """
-    try:
-        ledger.open(WAIT_SECONDS, in_vain=lambda: listens(service))
-    except AlreadyRunning:
-        if not listens(service):
-            raise
-        log.info("the service runs and gives back by itself")
-        return False
-    return True
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        if _gives_back(service, deadline):
+            log.info("the service runs and gives back by itself")
+            return False
+        try:
+            ledger.open(deadline - time.monotonic(), in_vain=lambda: listens(service))
+        except AlreadyRunning:
+            if time.monotonic() >= deadline:
+                raise
+        else:
+            return True
+
+
+def _gives_back(service: Path, deadline: float) -> bool:
+    """Wait until a service says that it stays, or none is left.
+
+    A free ledger does not tell that there is none: systemd keeps the socket of one that was killed, or that is
+    restarted, and the next one, which wants the pool as it is, answers there. One that stops for good closes it.
+    """
+    while listens(service) and (left := deadline - time.monotonic()) > 0:
+        with suppress(CallError, Unavailable), Client(str(service), timeout=left) as client:
+            if client.call(f"{NAME}.GetPool")["pool"]["state"] != "stopping":
+                return True
+        time.sleep(POLL_SECONDS)
+    return False

@@ -1,6 +1,8 @@
 """A lease that outlives the service: what it holds goes back to the host when it ends, and not before."""
 
+import asyncio
 import errno
+import select
 import socket
 import threading
 from pathlib import Path
@@ -11,8 +13,9 @@ from ali_enclaves_allocator import afterwards
 from ali_enclaves_allocator.model.errors import AlreadyRunning, NotGivenBack
 from tests.conftest import Boot
 from tests.machines import ONE_NODE
+from tests.sim.daemons import run, running, socket_of, until
 from tests.sim.effects import Effects
-from tests.sim.host import BOOT_ID, SimLedger
+from tests.sim.host import BOOT_ID, Host, SimLedger
 from tests.sim.test_leases import LENDINGS, assert_stands
 
 
@@ -81,17 +84,69 @@ def test_nobody_waits_where_systemd_refuses(boot: Boot, caplog: pytest.LogCaptur
 
 
 def test_a_service_that_runs_gives_back_by_itself(boot: Boot) -> None:
-    host, _ = LENDINGS["online"].lent(boot)
+    host, lease = LENDINGS["online"].lent(boot)
+
+    async def test() -> None:
+        async with running(host):
+            host.simulation.kill(lease.holder.pid)
+            assert await asyncio.to_thread(host.scope_ended) == 0
+            await until(lambda: not host.record.pool.leases)
+            assert host.record.pool.cores
+
+    run(test)
+    host.assert_untouched()
+
+
+def test_a_service_that_systemd_starts_again_finds_its_pool(boot: Boot, monkeypatch: pytest.MonkeyPatch) -> None:
+    host, lease = LENDINGS["online"].lent(boot)
+    host.config_path.write_text("it would be refused")
+    host.simulation.kill(lease.holder.pid)
+
+    async def test() -> None:
+        kept = _listening(host)
+        monkeypatch.setattr("ali_enclaves_allocator.unit.stored_socket", lambda: kept)
+        waiting = asyncio.create_task(asyncio.to_thread(host.scope_ended))
+        await until(lambda: bool(select.select([kept], [], [], 0)[0]))
+        assert host.record.pool.leases
+        async with running(host):
+            assert await waiting == 0
+            assert (host.record.pool.cores, host.record.pool.leases) == (cores, ())
+
+    cores = host.record.pool.cores
+    run(test)
+    host.assert_untouched()
+
+
+def test_a_service_that_stops_is_waited_for(boot: Boot) -> None:
+    host, lease = LENDINGS["online"].lent(boot)
+    host.give_back()
+    host.simulation.kill(lease.holder.pid)
     ledger = SimLedger(host.directory, BOOT_ID, Effects())
     ledger.open()
-    try:
-        with socket.socket(socket.AF_UNIX) as service:
-            service.bind(str(host.directory / "allocator.sock"))
-            service.listen()
-            assert host.scope_ended() == 0
-    finally:
-        ledger.close()
-    assert host.effects.names == []
+    statuses: list[int] = []
+    with _listening(host, wait_s=10) as service:
+        unit = threading.Thread(target=lambda: statuses.append(host.scope_ended()))
+        unit.start()
+        for answer in (b'{"parameters": {"pool": {"state": "stopping"}}}\0', b'{"error": "not.now"}\0', b""):
+            client, _ = service.accept()
+            while not client.recv(4096).startswith(b"{"):
+                client.close()  # it only asked whether somebody listens
+                client, _ = service.accept()
+            client.sendall(answer)
+            client.close()
+    ledger.close()
+    unit.join()
+    assert statuses == [0]
+    host.assert_untouched()
+
+
+def _listening(host: Host, wait_s: float = 0) -> socket.socket:
+    """Return a socket as systemd keeps it for the service."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(socket_of(host))
+    listener.listen()
+    listener.settimeout(wait_s)
+    return listener
 
 
 def test_another_that_does_not_end_is_told(boot: Boot, monkeypatch: pytest.MonkeyPatch) -> None:
