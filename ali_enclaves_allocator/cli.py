@@ -4,10 +4,10 @@ import argparse
 import errno
 import json
 import os
-import stat
 import sys
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ali_enclaves_allocator import __version__
 
@@ -174,6 +174,8 @@ def _status(args: argparse.Namespace) -> int:
             method = f"{INTERFACE}.{'Watch' if args.watch else 'GetPool'}"
             for reply in client.stream(method, output=sys.stdout.fileno()) if args.watch else [client.call(method)]:
                 state = reply["pool"]["state"]
+                if args.watch and not args.json:
+                    print(time.strftime("%F %T:"))
                 _show(reply["pool"], as_json=args.json)
     except KeyboardInterrupt:
         pass
@@ -228,6 +230,7 @@ def _show(pool: dict[str, Any], *, as_json: bool) -> None:
 
 def _metrics(args: argparse.Namespace) -> int:
     from ali_enclaves_allocator.metrics import SILENT, STOPPED, openmetrics
+    from ali_enclaves_allocator.textfile import replace
     from enclave_cli.client import CallError, Client, Unavailable
 
     try:
@@ -237,40 +240,17 @@ def _metrics(args: argparse.Namespace) -> int:
         pool = {"state": STOPPED if _nobody_listens(error) else SILENT}
     except CallError:
         pool = {"state": SILENT}
-    return _write(openmetrics(pool), args.output)
-
-
-def _write(text: str, file: Path | None) -> int:
-    """Print a text, or replace a file by it, so that nobody ever reads half of it. Return the exit status."""
-    if file is None:
+    text = openmetrics(pool)
+    if args.output is None:
         print(text, end="", flush=True)
         return 0
     try:
-        _replace(file, text)
+        replace(args.output, text)
     except OSError as error:
-        outcome = "it is as it was" if file.exists() else "nothing was written"
-        print(f"cannot write {file}: {error.strerror}; {outcome}", file=sys.stderr)
+        outcome = "it is as it was" if args.output.exists() else "nothing was written"
+        print(f"cannot write {args.output}: {error.strerror}; {outcome}", file=sys.stderr)
         return EX_CANTCREAT
     return 0
-
-
-def _replace(file: Path, text: str) -> None:
-    """Replace a file, which may be in a directory of another user's: a link there is not followed.
-
-    Raises:
-        OSError: it cannot be written; or it is no file, such as /dev/null, which must stay what it is.
-    """
-    if os.path.lexists(file) and not stat.S_ISREG(file.lstat().st_mode):
-        raise OSError(errno.EINVAL, "wanted a regular file, or none")
-    part = file.with_name(f".{file.name}.{os.getpid()}")
-    part.unlink(missing_ok=True)
-    try:
-        with part.open("x", encoding="utf-8") as draft:
-            draft.write(text)
-        part.replace(file)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def _reload(_: argparse.Namespace) -> int:
@@ -285,7 +265,15 @@ def _reload(_: argparse.Namespace) -> int:
         if "message" not in error.parameters:
             print(f"cannot reload: {error.name}; the log of ali-enclaves-allocator says why", file=sys.stderr)
             return EX_SOFTWARE
-        print(error.parameters["message"], file=sys.stderr)
+        if not _is_journal(sys.stderr):
+            print(error.parameters["message"], file=sys.stderr)
         return int(error.parameters.get("exit_code", 1))
-    print(reply["pool"]["summary"])
+    if not _is_journal(sys.stdout):
+        print(reply["pool"]["summary"])
     return 0
+
+
+def _is_journal(stream: TextIO) -> bool:
+    """Tell whether a stream goes to the journal (systemd.exec(5), JOURNAL_STREAM), which the service told already."""
+    found = os.fstat(stream.fileno())
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"

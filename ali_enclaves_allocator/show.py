@@ -55,8 +55,9 @@ def remains_of(pool: "Pool", alive: "Callable[[Holder], bool]") -> str:
     if not living:
         return f"{what}, for {leases}, which ended\n  (to give it back: ali-enclaves-allocator give-back)"
     scopes = " ".join(f"evm-{lease.id}.scope" for lease in living)
+    pids = " ".join(str(lease.holder.pid) for lease in living)
     way = "it is given back when they end; where the package was removed meanwhile: ali-enclaves-allocator give-back"
-    return f"{what}, for {leases}\n  ({way}; to end them: systemctl stop {scopes})"
+    return f"{what}, for {leases}\n  ({way}; to end them: systemctl stop {scopes}, or as their user: kill {pids})"
 
 
 def _has_cores(node: dict[str, Any]) -> bool:

@@ -23,8 +23,12 @@ def notify(*assignments: str) -> None:
 
 
 def status(sentence: str) -> None:
-    """Set the sentence that `systemctl status` shows. systemd would ignore one that is too long."""
-    text = " ".join(sentence.split()).encode()
+    """Set the sentence that `systemctl status` shows. systemd would ignore one that is too long.
+
+    Lines that are set in, such as the text of a file above a caret, make no sense in one line.
+    """
+    told = [line.strip() for line in sentence.splitlines() if not line.startswith(" ")]
+    text = "; ".join(told).encode()
     if len(text) > LONGEST_STATUS:
         text = text[:LONGEST_STATUS] + b"..."
     notify(f"STATUS={text.decode(errors='ignore')}")

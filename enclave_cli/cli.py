@@ -124,20 +124,23 @@ def _describe(_: argparse.Namespace) -> None:
 
 
 def _terminate(args: argparse.Namespace) -> None:
-    from enclave_cli import allocator, enclaves
+    from enclave_cli import allocator, enclaves, users
 
     if not args.all:
         return _print(enclaves.terminate(enclaves.find(args.enclave_id, args.enclave_name)))
-    ended, refused = [], None
+    ended, failed = [], []
     for lease in allocator.leases():
         try:
             ended.append(enclaves.terminate(lease))
         except Failure as error:
-            refused = error
-            print(f"enclave-cli: {error}", file=sys.stderr)
+            if error.status == failure.NOT_PERMITTED:
+                _progress(f"{enclaves.enclave_id(lease)} runs on: it is of {users.named(lease['holder']['uid'])}")
+            else:
+                _progress(str(error))
+                failed.append(error)
     _print(ended)
-    if refused and not ended:
-        raise Failure(refused.status, "ended none of them")
+    if failed:
+        raise Failure(failed[0].status, f"{len(failed)} did not end")
 
 
 def _console(args: argparse.Namespace) -> None:

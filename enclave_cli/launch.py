@@ -39,8 +39,12 @@ class Launch:
 
     def run(self) -> "tuple[dict[str, Any], Holder]":
         """Run the enclave; return its lease and its process. Raises Failure."""
-        with self.open:
-            return self._run()
+        try:
+            with self.open:
+                return self._run()
+        except KeyboardInterrupt:
+            why = "interrupted; the enclave is not started, and nothing of it is left"
+            raise Failure(failure.INTERRUPTED, why) from None
 
     def _run(self) -> "tuple[dict[str, Any], Holder]":
         request = self.request

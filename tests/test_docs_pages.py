@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 
 from ali_enclaves_allocator import cli, metrics
-from ali_enclaves_allocator.model import errors, events, refusals
+from ali_enclaves_allocator.model import errors, events, placement, refusals
 from ali_enclaves_allocator.model.config import Config
 from ali_enclaves_allocator.server.contract import InternalError
 from ali_enclaves_allocator.server.interface import NAME, PoolView, ReloadFailed, State
@@ -115,8 +115,8 @@ def test_every_error_is_told() -> None:
     on_the_wire = {error.__name__ for error in (*LENDING_ERRORS, ReloadFailed, InternalError)}
     assert set(socket) == on_the_wire
     assert set(socket) | set(service) == all_errors() | on_the_wire
-    at_start = {name for name in vars(errors) if name in all_errors()}
-    assert set(service) == at_start | {"ConfigInvalid", "NoNodeFits", "ReloadRefused"}
+    at_start = {name for name in {*vars(errors), *vars(placement)} if name in all_errors()}
+    assert set(service) == at_start | {"ConfigInvalid", "ReloadRefused"}
     assert len(set(service)) == len(service) and len(set(socket)) == len(socket)
     assert {name for name in vars(refusals) if name in all_errors()} - {"ReloadRefused"} <= on_the_wire
 

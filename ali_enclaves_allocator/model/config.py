@@ -5,8 +5,9 @@ What suits the machine (whole cores, enough memory) is decided by the plan; it r
 """
 
 import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -212,6 +213,9 @@ def _refused(key: str, detail: ErrorDetails, source: Source) -> str:
             wanted = f"{wanted}, at least {context['ge']}"
         case "less_than_equal":
             wanted = f"{wanted}, at most {context['le']}"
+        case "literal_error":
+            guess = _meant(str(source.entries[key].value), get_args(Config.model_fields[key].annotation))
+            return f"must be {wanted}, got {source.entries[key].got}{guess}"
     return f"must be {wanted}, got {source.entries[key].got}"
 
 
@@ -220,5 +224,11 @@ def _unknown(key: str) -> str:
     known = list(Config.model_fields)
     if key == "<<":
         return "merge keys are not taken; write each key out"
-    near = difflib.get_close_matches(key, known, n=1)
-    return f"unknown key; did you mean {near[0]}?" if near else f"unknown key; known are {', '.join(known)}"
+    return "unknown key" + (_meant(key, known) or f"; known are {', '.join(known)}")
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    """Guess which known word was meant, however its letters were written; empty if none is near."""
+    spelled = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower().replace("-", "_"), spelled, n=1)
+    return f"; did you mean {spelled[near[0]]}?" if near else ""

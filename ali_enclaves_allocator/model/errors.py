@@ -9,7 +9,7 @@ import errno
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from ali_enclaves_allocator.model.cpus import counted, named
+from ali_enclaves_allocator.model.cpus import named
 
 EX_UNAVAILABLE = 69
 """Exit status when the machine cannot give what the file asks for (sysexits.h)."""
@@ -59,7 +59,9 @@ class ConfigUnreadable(AllocatorError):
 
     def hint(self) -> str:
         """Show the shortest file where there is none; one that could not be looked at may be right."""
-        if self.number in (errno.ENOENT, errno.EISDIR, errno.ENOTDIR):
+        if self.number == errno.EISDIR:
+            return f"name the file, such as {self.path.rstrip('/')}/allocator.yaml"
+        if self.number in (errno.ENOENT, errno.ENOTDIR):
             return "the shortest file is two lines: memory_mib: 1024 and cpu_count: 2"
         if self.number in (errno.EACCES, errno.EPERM):
             return f"it must be readable for who reads it, and root is who serves: ls -l {self.path}"
@@ -79,43 +81,6 @@ class Misfit(AllocatorError):
     def what(self) -> str:
         """Name the key and what is wrong with its value."""
         return f"{self.key}: {self.message}"
-
-
-@dataclass
-class MachineTooSmall(AllocatorError):
-    """The machine has no core to spare: one must stay with the host."""
-
-    cpus: int
-    needed: int
-
-    def what(self) -> str:
-        """Give the CPUs present and the CPUs needed."""
-        return f"cannot set a pool aside: {counted(self.cpus)} online here, at least {self.needed} are needed"
-
-    def hint(self) -> str:
-        """Name the rule."""
-        return "one physical core with all its hyper-threads stays with the host; choose a larger instance"
-
-
-@dataclass
-class HostMemoryTooLow(AllocatorError):
-    """Reserving would leave the host less memory than `host_memory_mib`."""
-
-    available_mib: int
-    requested_mib: int
-    host_memory_mib: int
-
-    def what(self) -> str:
-        """Give the memory available now, requested, and to be left."""
-        return (
-            f"cannot reserve {self.requested_mib} MiB: {self.available_mib} MiB are available now and "
-            f"{self.host_memory_mib} MiB must stay with the host (host_memory_mib)"
-        )
-
-    def hint(self) -> str:
-        """Advise on the largest memory that fits."""
-        room = max(0, self.available_mib - self.host_memory_mib)
-        return f"at most {room} MiB more can be reserved now; stop programs, or lower memory_mib or host_memory_mib"
 
 
 def page_size(page_kib: int) -> str:

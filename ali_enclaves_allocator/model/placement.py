@@ -80,3 +80,42 @@ class NoNodeFits(AllocatorError):
         """Name the smaller requests that would fit, and what the host keeps for a reason of its own."""
         fits = f"what would fit: {', or '.join(map(str, self.fits))}" if self.fits else "no node has both to spare"
         return "; ".join([fits, *self.withheld])
+
+
+@dataclass
+class MachineTooSmall(AllocatorError):
+    """The machine has no core to spare: one must stay with the host."""
+
+    cpus: int
+    needed: int
+
+    def what(self) -> str:
+        """Give the CPUs present and the CPUs needed."""
+        return f"cannot set a pool aside: {counted(self.cpus)} online here, at least {self.needed} are needed"
+
+    def hint(self) -> str:
+        """Name the rule."""
+        return "one physical core with all its hyper-threads stays with the host; choose a larger instance"
+
+
+@dataclass
+class HostMemoryTooLow(AllocatorError):
+    """Reserving would leave the host less memory than `host_memory_mib`."""
+
+    available_mib: int
+    requested_mib: int
+    host_memory_mib: int
+
+    def what(self) -> str:
+        """Give the memory available now, requested, and to be left."""
+        return (
+            f"cannot reserve {self.requested_mib} MiB of hugepages: {self.available_mib} MiB are available now and "
+            f"{self.host_memory_mib} MiB must stay with the host (host_memory_mib)"
+        )
+
+    def hint(self) -> str:
+        """Advise on the largest memory that fits."""
+        room = max(0, self.available_mib - self.host_memory_mib)
+        if not room:
+            return "no more can be reserved now; stop programs, or lower host_memory_mib"
+        return f"at most {room} MiB more can be reserved now; stop programs, or lower memory_mib or host_memory_mib"

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from ali_enclaves_allocator.model import cpus, hosts
 from ali_enclaves_allocator.model.choice import on_every_node, reachable
 from ali_enclaves_allocator.model.config import Config
-from ali_enclaves_allocator.model.errors import HostMemoryTooLow, LeaseInTheWay, MachineTooSmall, Misfit
-from ali_enclaves_allocator.model.placement import Fit, NodeOffer, NoNodeFits
+from ali_enclaves_allocator.model.errors import LeaseInTheWay, Misfit
+from ali_enclaves_allocator.model.placement import Fit, HostMemoryTooLow, MachineTooSmall, NodeOffer, NoNodeFits
 from ali_enclaves_allocator.model.pool import Pool
 from ali_enclaves_allocator.model.spread import Part, Spread, cheapest, largest, split, spreads
 from ali_enclaves_allocator.model.topology import Core, Node, Topology

@@ -30,7 +30,8 @@ _DECIMAL = "-?(0|[1-9][0-9]{0,17})"
 
 _LOOKS = {
     "|~|null": "nothing",
-    "yes|no|on|off|true|false|y|n": "the boolean {}",
+    "true|false": "the boolean {}",
+    "yes|no|on|off|y|n": "{}, a boolean of YAML 1.1 alone",
     "-?[1-9][0-9]{18,}": "{}, a number of more than 18 digits",
     "[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+": "{}, a base-60 number in YAML",
     "[-+]?0x[0-9a-f_]+": "{}, a hexadecimal number",

@@ -101,8 +101,8 @@ def test_every_key() -> None:
         ("1_000", "1_000, a number with underscores"),
         ("+5", "+5, a number with a plus sign"),
         ("1:30", "1:30, a base-60 number in YAML"),
-        ("yes", "the boolean yes"),
-        ("On", "the boolean On"),
+        ("yes", "yes, a boolean of YAML 1.1 alone"),
+        ("On", "On, a boolean of YAML 1.1 alone"),
         ("false", "the boolean false"),
         ("~", "nothing"),
         ("null", "nothing"),
@@ -140,10 +140,10 @@ cpu_driver: nitro_enclave
 offline: leased
 hold_memory: yes
 ---
-allocator.yaml:3:13: cpu_driver: must be sysfs or nitro_enclaves, got the string "nitro_enclave"
+allocator.yaml:3:13: cpu_driver: must be sysfs or nitro_enclaves, got the string "nitro_enclave"; did you mean nitro_enclaves?
     cpu_driver: nitro_enclave
                 ^
-allocator.yaml:5:14: hold_memory: must be true or false, got the boolean yes
+allocator.yaml:5:14: hold_memory: must be true or false, got yes, a boolean of YAML 1.1 alone
     hold_memory: yes
                  ^
 ===
@@ -450,6 +450,21 @@ def test_long_line_is_cut_around_the_caret() -> None:
     assert line.endswith(" …")
     assert len(line) < 120
     assert line[caret.index("^") :].startswith("two,")
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("CPU_COUNT: 2", "CPU_COUNT: unknown key; did you mean cpu_count?"),
+        ("Cpu-Pool: 2-3", "Cpu-Pool: unknown key; did you mean cpu_pool?"),
+        ("hugepage_size: 1g", 'hugepage_size: must be 2M or 1G, got the string "1g"; did you mean 1G?'),
+        ("hugepage_size: 2MB", 'hugepage_size: must be 2M or 1G, got the string "2MB"; did you mean 2M?'),
+        ("offline: lease", 'offline: must be always or leased, got the string "lease"; did you mean leased?'),
+        ("offline: no", "offline: must be always or leased, got no, a boolean of YAML 1.1 alone"),
+    ],
+)
+def test_what_was_meant_is_guessed_however_it_was_written(text: str, meant: str) -> None:
+    assert f"allocator.yaml:1:{1 if 'key' in meant else text.index(':') + 3}: {meant}" in refusal(text).splitlines()
 
 
 def test_many_problems_are_counted() -> None:

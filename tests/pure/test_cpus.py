@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ali_enclaves_allocator.model import cpus
-from ali_enclaves_allocator.model.errors import MachineTooSmall
+from ali_enclaves_allocator.model.placement import MachineTooSmall
 
 NUMBERS = st.integers(0, cpus.MAX_CPUS - 1)
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from ali_enclaves_allocator.model import cpus
 from ali_enclaves_allocator.model.config import Config
-from ali_enclaves_allocator.model.errors import AllocatorError, HostMemoryTooLow, MachineTooSmall, Misfit
-from ali_enclaves_allocator.model.placement import NoNodeFits
+from ali_enclaves_allocator.model.errors import AllocatorError, Misfit
+from ali_enclaves_allocator.model.placement import HostMemoryTooLow, MachineTooSmall, NoNodeFits
 from ali_enclaves_allocator.model.plan import PAGE_KIB, Plan, choose
 from ali_enclaves_allocator.model.pool import Bank, Pool, Share
 from ali_enclaves_allocator.model.topology import Core, Node, PageCounts, Topology
@@ -234,7 +234,7 @@ def test_chooses(machine: Machine, keys: dict[str, Any], wanted_cpus: str, wante
         (
             ONE_NODE,
             {"cpu_count": 2, "memory_mib": 4000, "host_memory_mib": 512},
-            "cannot reserve 4000 MiB: 4096 MiB are available now and 512 MiB must stay with the host "
+            "cannot reserve 4000 MiB of hugepages: 4096 MiB are available now and 512 MiB must stay with the host "
             "(host_memory_mib); nothing was changed\n"
             "  (at most 3584 MiB more can be reserved now; stop programs, or lower memory_mib or host_memory_mib)",
         ),

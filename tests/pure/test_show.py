@@ -20,7 +20,7 @@ def test_what_leases_hold_is_told_with_its_way_back() -> None:
     assert remains_of(LEFT, lambda _: True) == (
         "set aside still: CPUs 2-3 (1 core) on node 0, 1024 MiB in 512×2M, for web (CPUs 2-3, 192 MiB)\n"
         "  (it is given back when they end; where the package was removed meanwhile: ali-enclaves-allocator give-back; "
-        "to end them: systemctl stop evm-0123456789abcdef.scope)"
+        "to end them: systemctl stop evm-0123456789abcdef.scope, or as their user: kill 7)"
     )
 
 

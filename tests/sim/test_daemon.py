@@ -207,6 +207,25 @@ def test_a_fault_in_a_reload_is_not_told_as_a_refusal(
     run(test)
 
 
+def test_a_reload_by_systemd_is_told_once(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What the service has logged is not told once more where the command's own words go to the journal, too."""
+
+    async def test() -> None:
+        monkeypatch.setattr(cli, "DIRECTORY", host.directory)
+        async with running(host):
+            for journal in (False, True):
+                if journal:
+                    stream = os.fstat(sys.stderr.fileno())
+                    monkeypatch.setenv("JOURNAL_STREAM", f"{stream.st_dev}:{stream.st_ino}")
+                host.config_path.write_text("memory_mib: x")
+                assert await asyncio.to_thread(cli.main, ["reload"]) == 78
+                assert bool(capfd.readouterr().err) != journal
+
+    run(test)
+
+
 def test_only_root_may_reload() -> None:
     async def test() -> None:
         class Untouched:

@@ -415,6 +415,10 @@ def test_a_launcher_that_dies_leaves_nothing(
             until(lambda: allocator.leases and comm(next(iter(allocator.leases.values())).holder.pid) == "sleep")
         launcher.send_signal(number)
         assert launcher.wait(PATIENCE) == (failure.INTERRUPTED if number == signal.SIGINT else -number)
+        told = launcher.stderr.read() if launcher.stderr else ""
+        assert ("interrupted; the enclave is not started, and nothing of it is left" in told) == (
+            number == signal.SIGINT
+        )
     until(lambda: not allocator.leases and cli.preamble.encode() not in b"".join(command_lines()))
 
 
@@ -465,9 +469,15 @@ def test_whose_an_enclave_is_that_this_user_may_not_end(cli: Cli, allocator: Fak
             f"cannot end {enclave['EnclaveID']}: got {us}, wanted root or {owner}, whose enclave it is; "
             "nothing was changed"
         ]
+    done = cli("terminate-enclave", "--all")
+    assert (done.returncode, json.loads(done.stdout)) == (0, []), "all that this user may end"
+    assert lines(done.stderr) == [f"{enclave['EnclaveID']} runs on: it is of uid 54321"]
     allocator.refuse = ("KernelRefused", "cannot take back lease web")
     done = cli("terminate-enclave", "--enclave-id", lease.id)
     assert (done.returncode, lines(done.stderr)) == (failure.POOL_REFUSED, ["cannot take back lease web"])
+    done = cli("terminate-enclave", "--all")
+    assert (done.returncode, json.loads(done.stdout)) == (failure.POOL_REFUSED, [])
+    assert lines(done.stderr) == ["cannot take back lease web", "1 did not end"]
     os.kill(lease.holder.pid, signal.SIGKILL)
 
 

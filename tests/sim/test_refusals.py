@@ -411,7 +411,7 @@ SHORTEST = "the shortest file is two lines: memory_mib: 1024 and cpu_count: 2"
     ("number", "hint"),
     [
         (errno.ENOENT, SHORTEST),
-        (errno.EISDIR, SHORTEST),
+        (errno.EISDIR, "name the file, such as allocator.yaml/allocator.yaml"),
         (errno.EACCES, "it must be readable for who reads it, and root is who serves: ls -l allocator.yaml"),
         (errno.EMFILE, "the file itself may be right: mend what is in the way of reading it, then try again"),
         (errno.EIO, "the file itself may be right: mend what is in the way of reading it, then try again"),
@@ -429,8 +429,13 @@ def test_a_file_that_cannot_be_read_is_not_always_at_fault(
     assert str(refused.value) == f"cannot read allocator.yaml: {os.strerror(number)}; nothing was changed\n  ({hint})"
 
 
-@pytest.mark.parametrize("name", ["absent", "."])
-def test_where_there_is_no_file_the_shortest_is_shown(name: str, tmp_path: Path) -> None:
+def test_where_there_is_no_file_the_shortest_is_shown(tmp_path: Path) -> None:
     with pytest.raises(ConfigUnreadable) as refused:
-        read_file(tmp_path / name)
+        read_file(tmp_path / "absent")
     assert refused.value.hint() == SHORTEST
+
+
+def test_of_a_directory_the_file_is_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(ConfigUnreadable) as refused:
+        read_file(tmp_path)
+    assert refused.value.hint() == f"name the file, such as {tmp_path}/allocator.yaml"

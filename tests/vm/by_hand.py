@@ -43,6 +43,7 @@ def run(options: argparse.Namespace, script: Path, arguments: Sequence[str], fil
         options.hotplug,
     )
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    print(f"vm: {machine}: starting it", file=sys.stderr)
     try:
         with Guest(machine) as guest:
             print(f"vm: {machine}: script began after {guest.boot_seconds:.1f} s", file=sys.stderr)
