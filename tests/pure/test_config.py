@@ -136,12 +136,12 @@ allocator.yaml:1:12: cpu_count: must be a whole number of CPUs, got the string "
 ===
 memory_mib: 1
 cpu_count: 2
-cpu_driver: nitro_enclave
+cpu_driver: kvm
 offline: leased
 hold_memory: yes
 ---
-allocator.yaml:3:13: cpu_driver: must be sysfs or nitro_enclaves, got the string "nitro_enclave"; did you mean nitro_enclaves?
-    cpu_driver: nitro_enclave
+allocator.yaml:3:13: cpu_driver: must be sysfs or nitro_enclaves, got the string "kvm"
+    cpu_driver: kvm
                 ^
 allocator.yaml:5:14: hold_memory: must be true or false, got yes, a boolean of YAML 1.1 alone
     hold_memory: yes
