@@ -1,6 +1,6 @@
 """Measure, and write docs/performance.md: `python -m tests.bench [NAME…] [--peer PATH] [--pairs N]`.
 
-Without names, all rows. What a row found is kept in `build/bench/`, so that a run of some of them keeps the others.
+Without names, all rows. What a row found is kept in docs/performance/, so that a run of some of them keeps the others.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from tests.bench.rows import ROWS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-FOUND = ROOT / "build" / "bench"
+FOUND = DOCS / "performance"
 RESULT = TypeAdapter(Result)
 
 
@@ -39,7 +39,7 @@ def main() -> None:
     print(table(found))
     every = {name: RESULT.validate_json(kept(name).read_bytes()) for name in ROWS if kept(name).exists()}
     for file, plot in merged(every.values()).items():
-        draw(plot, DOCS / f"{file}.svg")
+        draw(plot, FOUND / f"{file}.svg")
     (DOCS / "performance.md").write_text(page(every, [name for name in ROWS if name not in every]))
 
 

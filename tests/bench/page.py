@@ -15,9 +15,9 @@ the tests (`tests/sim/test_counts.py`), because a count does not depend on the m
 
 Every ratio is the median of at least 7 pairs. Of a pair, ours and theirs run right after each other; without a guest,
 and where a start is compared with a start, they take turns at being first. Both ran once before, uncounted. In
-brackets are the quartiles: where they are far apart, the machine had other work. What runs in a guest (start, work,
-restart, lease, idle, profile, fragmented) runs under QEMU's emulation, on memory that was touched before; times there
-are many times those of a real machine, and only the ratios mean something.
+brackets are the quartiles: where they are far apart, the machine had other work. What runs in a guest (start, memory,
+work, restart, lease, first-byte, idle, profile, fragmented) runs under QEMU's emulation, on memory that was touched
+before; times there are many times those of a real machine, and only the ratios mean something.
 
 The peers of GetPool are the libraries `varlink` and `asyncvarlink` for Python. They serve a reply that stands; ours
 makes it anew from the kernel's files once a second. A loop that writes the same bytes whatever comes is the floor.
@@ -34,7 +34,7 @@ def table(results: Mapping[str, Result]) -> str:
 def page(results: Mapping[str, Result], missing: Sequence[str] = ()) -> str:
     """Return the whole text; `missing` are the rows that nobody has run yet."""
     parts = [HEAD, table(results)]
-    parts += [f"![{plot.title}]({name}.svg)\n" for name, plot in merged(results.values()).items()]
+    parts += [f"![{plot.title}](performance/{name}.svg)\n" for name, plot in merged(results.values()).items()]
     parts += [
         f"## {name}\n\n```\n{result.profile.rstrip()}\n```\n" for name, result in results.items() if result.profile
     ]

@@ -17,6 +17,10 @@ class Options:
     peer: Path | None = None
     """The AWS allocator's program, which is no part of the project."""
 
+    def peer_files(self) -> list[Path]:
+        """Return the peer's program and the packages that it needs, which lie beside it; nothing without it."""
+        return [self.peer, *sorted(self.peer.parent.glob("*.deb"))] if self.peer else []
+
 
 @dataclass(frozen=True)
 class Row:

@@ -64,9 +64,7 @@ def test_the_page_says_all_that_was_found() -> None:
     missed = Figure("one work", "a peer", 1.234, spread=(1.1, 1.3), target=Target("≤", 1), note="2 s against 1 s")
     absent = Figure("another", "a peer", target=Target("≤", 1), note="no --peer")
     plot = Plot("A plot", "x", "y", {"ours": [(1, 2)]})
-    result = Result(
-        [missed, absent], {"performance-one": plot}, "where it goes", "a machine", "2026-01-02", "a command"
-    )
+    result = Result([missed, absent], {"plot": plot}, "where it goes", "a machine", "2026-01-02", "a command")
     results = {"one": result, "two": Result([missed], machine="a machine", date="2026-01-02", command="a command")}
     lines = table(results).splitlines()
     assert lines[2] == "| one work | a peer | 1.23 × (1.1 … 1.3) | ≤ 1 | missed | 2 s against 1 s |"
@@ -75,6 +73,6 @@ def test_the_page_says_all_that_was_found() -> None:
     assert text.endswith("\nNot run here yet: three.\n")
     assert "Not run" not in page(results)
     assert text.startswith("<!-- Written by `make bench`")
-    assert "![A plot](performance-one.svg)" in text
+    assert "![A plot](performance/plot.svg)" in text
     assert "## one\n\n```\nwhere it goes\n```" in text
     assert "- one, two: 2026-01-02, `a command`, on a machine" in text

@@ -21,7 +21,7 @@ def measure(_options: Options) -> Result:
         for key, curve in (("ours", "ours"), ("theirs", "one write"))
     }
     plot = Plot("Nine tenths of a node's free memory as 2M pages", "% of it in pieces", "part that is got", curves)
-    return Result([_figure(level, times) for level in levels], {"performance-fragmented": plot})
+    return Result([_figure(level, times) for level in levels], {"fragmented": plot})
 
 
 def _figure(level: int, times: list[Times]) -> Figure:

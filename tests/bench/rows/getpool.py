@@ -25,7 +25,7 @@ def measure(options: Options) -> Result:
     for peer in (*PEERS, FLOOR):
         times[peer] = [(float(number), _median([pair.theirs for pair in pairs[number][peer]])) for number in CLIENTS]
     plot = Plot("GetPool", "clients, each with one call under way", "latency, ms", times, logarithmic=True)
-    return Result(figures, {"performance-getpool": plot})
+    return Result(figures, {"getpool": plot})
 
 
 @contextmanager

@@ -31,7 +31,7 @@ def measure(options: Options) -> Result:
         _milliseconds({"time": by_nodes}),
         logarithmic=True,
     )
-    return Result(figures, {"performance-cpus": plot, "performance-nodes": more})
+    return Result(figures, {"cpus": plot, "nodes": more})
 
 
 def _figure(what: str, points: list[Point]) -> Figure:

@@ -29,8 +29,8 @@ class Start:
 
     def measure(self, options: Options) -> Result:
         """Start both in turns in one guest."""
-        files = [options.peer, *sorted(options.peer.parent.glob("*.deb"))] if options.peer else []
-        keys = {"memory_mib": MEMORY_MIB, "cpu_count": self.cpus, "peer": int(bool(options.peer))}
+        files = options.peer_files()
+        keys = {"memory_mib": MEMORY_MIB, "cpu_count": self.cpus, "peer": int(bool(files))}
         times = in_guest("start", options.pairs, shape=self.shape, files=files, **keys)
         curves = {
             curve: [(float(self.shape.cpus), median(one[key] for one in times))]
@@ -38,7 +38,7 @@ class Start:
             if key in times[0]
         }
         plot = Plot(f"systemctl start, {MEMORY_MIB} MiB, in emulation", "CPUs of the machine", "seconds", curves)
-        return Result(_figures(self.name, times, self.target), {"performance-start": plot})
+        return Result(_figures(self.name, times, self.target), {"start": plot})
 
 
 STARTS = {

@@ -1,0 +1,90 @@
+#!/usr/lib/ali-enclaves/bin/python3 -I
+"""Times the sample enclave until its first byte over vsock, with `enclave-cli` and by hand: first_byte.py WORK PAIRS.
+
+By hand: hugepages of the same node, the same CPUs, the kernel and the ramdisk already taken out of the image, and the
+same command of QEMU, which starts at once. Prints one line of JSON, in seconds, for each pair.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from enclave_cli import eif, qemu, vsock
+from enclave_cli.client import Client
+
+IMAGE = "hello-small.eif"
+UNIT = "ali-enclaves-allocator.service"
+MEMORY_MIB = 192
+RUN = ("run-enclave", "--eif-path", IMAGE, "--cpu-count", "2", "--memory", str(MEMORY_MIB), "--accel", "tcg")
+READY = "starting "
+"""What `run-enclave` tells before it starts QEMU."""
+
+
+def main() -> None:
+    """Boot both, again and again, after one of each that does not count."""
+    pairs = int(sys.argv[2])
+    for number in range(pairs + 1):
+        times = dict(ours(), theirs=by_hand(*free_cpus()))
+        if number:
+            print(json.dumps(times), flush=True)
+
+
+def ours() -> dict[str, float]:
+    """Run it with the launcher, which returns with the first byte."""
+    subprocess.run(["systemctl", "start", UNIT], check=True)
+    begin = time.monotonic()
+    with subprocess.Popen(["enclave-cli", *RUN], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as launch:
+        assert launch.stdout and launch.stderr
+        told = next(line for line in launch.stderr if READY in line)
+        before_qemu = time.monotonic() - begin
+        rest = told + launch.stderr.read()
+        enclave = json.loads(launch.stdout.read() or "{}")
+    took = time.monotonic() - begin
+    if launch.returncode:
+        raise SystemExit(f"first_byte: run-enclave failed: {rest}")
+    subprocess.run(["enclave-cli", "terminate-enclave", "--enclave-id", enclave["EnclaveID"]], check=True)
+    return {"ours": took, "before_qemu": before_qemu}
+
+
+def free_cpus() -> tuple[list[int], int]:
+    """Stop the service; return the CPUs of its pool, which are the host's again, and their node."""
+    with Client("/run/ali-enclaves/allocator.sock") as client:
+        pool = client.call("io.ali-enclaves.Allocator.GetPool")["pool"]
+    subprocess.run(["systemctl", "stop", UNIT], check=True)
+    [node] = [node["node"] for node in pool["nodes"] if any(core["use"] == "pool" for core in node["cores"])]
+    return pool["cpus"], node
+
+
+def by_hand(cpus: list[int], node: int) -> float:
+    """Run the same QEMU on these CPUs, and return the seconds until its first byte."""
+    pages = Path(f"/sys/devices/system/node/node{node}/hugepages/hugepages-2048kB/nr_hugepages")
+    pages.write_text(str(MEMORY_MIB // 2))
+    image = eif.read(IMAGE, keep=True)
+    memory = os.memfd_create("memory", os.MFD_HUGETLB | os.MFD_HUGE_2MB)
+    os.truncate(memory, MEMORY_MIB << 20)
+    vhost, cid = vsock.claim(0)
+    fds = {"memory": memory, "vsock": vhost, "kernel": image.kernel or 0}
+    fds |= {"initrd": image.initrd} if image.initrd else {}
+    lease = {"id": "hand", "cpus": cpus, "memory_mib": MEMORY_MIB}
+    command = qemu.command("qemu-system-x86_64", lease, image.cmdline, "tcg", cid, fds, "monitor.sock")
+    command.remove("-S")
+    with vsock.listen(cid) as listener:
+        begin = time.monotonic()
+        where = ["taskset", "--cpu-list", ",".join(map(str, cpus))]
+        with subprocess.Popen([*where, *command], pass_fds=list(fds.values())) as vm:
+            listener.settimeout(600)
+            assert vsock.heard(listener, cid), "the first byte is not the heartbeat"
+            took = time.monotonic() - begin
+            vm.kill()
+    for fd in (memory, vhost):
+        os.close(fd)
+    eif.close(image)
+    pages.write_text("0")
+    return took
+
+
+if __name__ == "__main__":
+    main()
