@@ -1,7 +1,8 @@
 /* The least that the kernel allows: the same settings as the allocator's, and nothing beside them. Prints seconds.
  *
  *   bare touch MIB                          touch memory once, so that its first touch belongs to nobody
- *   bare pool NODE PAGES CPU...             make a pool and undo it: settings, hold, undo, one a line
+ *   bare pool NODE PAGES CPU...             make a pool and undo it, one step a line: pages, offline, hold, online,
+ *                                           drop, give back
  *   bare fallocate NODE PAGES PART          of so many held pages, let a part go and allocate it again
  */
 #define _GNU_SOURCE
@@ -27,6 +28,15 @@ static double now(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &t);
 	return t.tv_sec + t.tv_nsec / 1e9;
+}
+
+/* Prints the time since the last lap, and returns the time. */
+static double lap(double last)
+{
+	double here = now();
+
+	printf("%f\n", here - last);
+	return here;
 }
 
 static void set(const char *path, long value)
@@ -92,18 +102,21 @@ static void touch(long mib)
 
 static void pool(long node, long pages, char **cpus)
 {
-	double begin = now(), settings, held;
+	double last = now();
 	int fd;
 
 	set_pages(node, pages);
+	last = lap(last);
 	set_cpus(cpus, 0);
-	settings = now();
+	last = lap(last);
 	fd = hold(node, pages);
-	held = now();
+	last = lap(last);
 	set_cpus(cpus, 1);
+	last = lap(last);
 	drop(fd);
+	last = lap(last);
 	set_pages(node, 0);
-	printf("%f\n%f\n%f\n", settings - begin, held - settings, now() - held);
+	lap(last);
 }
 
 static void again(long node, long pages, long part)

@@ -69,8 +69,16 @@ def the_pool() -> tuple[int, int, list[int]]:
 def bare_pool(pool: tuple[int, int, list[int]]) -> Times:
     """Make the same pool by the bare sequence, and undo it."""
     node, pages, cpus = pool
-    settings, hold, undo = bare("pool", node, pages, *cpus)
-    return {"bare_settings": settings, "bare_hold": hold, "bare_undo": undo}
+    steps = ("pages", "offline", "hold", "online", "drop", "give_back")
+    times = dict(zip(steps, bare("pool", node, pages, *cpus), strict=True))
+    return {
+        "bare_settings": times["pages"] + times["offline"],
+        "bare_hold": times["hold"],
+        "bare_undo": times["online"] + times["drop"] + times["give_back"],
+        "bare set_pages": times["pages"] + times["give_back"],
+        "bare set_online": times["offline"] + times["online"],
+        "bare banks": times["hold"] + times["drop"],
+    }
 
 
 def start(memory_mib: int, cpu_count: int, peer: bool) -> Iterator[Times]:
@@ -169,15 +177,19 @@ def work() -> Iterator[Times]:
     pool = the_pool()
     systemctl("stop")
     RUN.mkdir(exist_ok=True)
-    doors, commands = Clock(), Clock()
     kernel = linux_kernel(RUN)
-    doors.lay_on(kernel.sysfs, "set_online", "set_pages", "compact")
-    doors.lay_on(kernel.banks, "mount", "settle", "unmount")
-    commands.lay_on(hugetlbfs, "systemd")
+    clocks = {name: Clock() for name in ("set_pages", "set_online", "banks", "commands")}
+    clocks["set_pages"].lay_on(kernel.sysfs, "set_pages", "compact")
+    clocks["set_online"].lay_on(kernel.sysfs, "set_online")
+    clocks["banks"].lay_on(kernel.banks, "mount", "settle", "unmount")
+    clocks["commands"].lay_on(hugetlbfs, "systemd")
     while True:
-        doors.spent = commands.spent = 0.0
+        for clock in clocks.values():
+            clock.spent = 0.0
         whole = timed(partial(_apply_and_undo, kernel))
-        yield {"kernel": doors.spent, "whole": whole, "commands": commands.spent} | bare_pool(pool)
+        times = {name: clock.spent for name, clock in clocks.items()}
+        kernel_s = times["set_pages"] + times["set_online"] + times["banks"]
+        yield times | {"kernel": kernel_s, "whole": whole} | bare_pool(pool)
 
 
 def _apply_and_undo(kernel: Kernel) -> None:

@@ -28,7 +28,19 @@ def measure(options: Options) -> Result:
         None,
     )
     whole = ratio("the same with all that is read, chosen and recorded", BARE, _whole(times), None)
-    return Result([kernel, without, whole])
+    return Result([kernel, without, whole], profile=_parts(times))
+
+
+def _parts(times: list[Times]) -> str:
+    """Say of which parts both consist."""
+    parts = {
+        "numbers of pages": ("set_pages", "bare set_pages"),
+        "CPUs offline and online": ("set_online", "bare set_online"),
+        "mount, hold, unmount": ("banks", "bare banks"),
+    }
+    middle = {key: seconds(median(one[key] for one in times)) for pair in parts.values() for key in pair}
+    lines = [f"{middle[ours]:>8} against {middle[bare]:>8}  {part}" for part, (ours, bare) in parts.items()]
+    return "\n".join(["apply + undo, ours against the bare sequence, in emulation:", *lines])
 
 
 def _whole(times: list[Times]) -> list[Pair]:
