@@ -1,12 +1,13 @@
 """What the launcher's tests run against: an allocator of their own, a QEMU of their own, tiny images."""
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -187,7 +188,7 @@ class Cli:
         self.settings = directory / "enclave-cli.conf"
         self.settings.write_text(f"# of a test\n[enclave-cli]\naccel = tcg\nqemu = {script}\n")
         paths = {
-            "repository": str(Path(__file__).parents[2]),
+            "repository": str(Path(__file__).parents[3]),
             "socket": str(self.socket),
             "run": str(self.run_directory),
             "settings": str(self.settings),
@@ -216,3 +217,38 @@ class Cli:
         path = self.directory / "tiny.eif"
         path.write_bytes(data)
         return str(path)
+
+
+RUN = ("run-enclave", "--cpu-count", "2", "--memory", "64", "--eif-path")
+
+
+def until(true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.02)
+
+
+def lines(text: str) -> list[str]:
+    return [line.removeprefix("enclave-cli: ") for line in text.splitlines()]
+
+
+def run(cli: Cli, *more: str, image: bytes | None = None) -> dict[str, Any]:
+    done = cli(*RUN, cli.image(image or tiny_image()), *more)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def comm(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def command_lines() -> Iterator[bytes]:
+    for directory in Path("/proc").iterdir():
+        try:
+            yield (directory / "cmdline").read_bytes()
+        except OSError:
+            continue

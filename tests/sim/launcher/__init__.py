@@ -1,0 +1,1 @@
+"""The launcher, against an allocator of the tests and a real QEMU."""
