@@ -16,7 +16,7 @@ from tests.machines import ONE_NODE
 from tests.sim.daemons import run, running, socket_of, until
 from tests.sim.effects import Effects
 from tests.sim.host import BOOT_ID, Host, SimLedger
-from tests.sim.test_leases import LENDINGS, assert_stands
+from tests.sim.leases.stand import LENDINGS, assert_stands
 
 
 def test_who_is_not_root_gives_nothing_back(

@@ -28,8 +28,6 @@ from tests.sim.launcher.stand import (
 )
 
 SILENT_QEMU = "#!/bin/sh\nexec sleep 600\n"
-
-
 MUTE_QEMU = """#!/usr/bin/python3
 import socket, sys, time
 server = socket.socket(socket.AF_UNIX)

@@ -1,0 +1,1 @@
+"""allocator.yaml, from its text."""

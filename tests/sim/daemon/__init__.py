@@ -1,0 +1,1 @@
+"""The whole daemon over its real socket, on the simulated kernel."""

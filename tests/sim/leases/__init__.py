@@ -1,0 +1,1 @@
+"""Lending and taking back, step by step, on the simulated kernel."""
