@@ -191,7 +191,10 @@ class Steps(Stage):
 
     @often(2)
     def cut_pages(self, dice: random.Random) -> str:
-        """Write a number that is less than what the pool has; its pages become surplus until somebody mends it."""
+        """Write a number that is less than what the pool has; its pages become surplus until somebody mends it.
+
+        If programs use pages too, only back: whose the rest is, nobody can tell, nor what of it stays when they end.
+        """
         node = dice.choice(self.others.nodes)
         if not self.oracle.running or self.others.spinning or not (ours := self.asked(node)):
             return ""
@@ -201,7 +204,7 @@ class Steps(Stage):
         self.await_that(
             lambda: any("nr_hugepages" in entry["what"] for entry in service.pool()["drift"]), "the drift of pages"
         )
-        if dice.random() < 0.5 or self.oracle.refused:
+        if dice.random() < 0.5 or self.oracle.refused or self.others.used(node):
             self.others.write(node, less)
             return f"{-less} pages on node {node} by hand, and back"
         service.systemctl("restart", service.UNIT)
