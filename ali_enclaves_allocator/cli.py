@@ -31,7 +31,10 @@ EX_SOFTWARE = 70
 """Exit status after a fault of the service's own (sysexits.h)."""
 
 EX_CANTCREAT = 73
-"""Exit status when a file cannot be written (sysexits.h)."""
+"""Exit status when a file, or the output, cannot be written (sysexits.h)."""
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Why a file that is written as the standard output may take no more (write(2))."""
 
 READER_GONE = 141
 """Exit status when nobody reads the output any more, as a shell tells SIGPIPE."""
@@ -46,6 +49,12 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as head(1), had enough; what is buffered must not fail at exit again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return READER_GONE
+    except OSError as error:
+        if error.filename is not None or error.errno not in NO_ROOM:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"cannot write the output: {error.strerror}", file=sys.stderr)
+        return EX_CANTCREAT
     return status
 
 
@@ -56,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="exit status: 0 done; 2 the command line is wrong; 69 the machine cannot give what is asked; 70 a fault "
         "of the program's own; 78 the file is refused; 141 nobody reads the output any more; of status: 0 ready, 1 not "
         "ready; of reload and give-back: 1 only root may; of status and reload: 3 the service does not run, or does "
-        "not answer; of metrics: 73 the file cannot be written",
+        "not answer; 73 a file, or the output, cannot be written",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
@@ -166,17 +175,16 @@ def _propose(file: Path) -> "Change | int":
 
 
 def _status(args: argparse.Namespace) -> int:
-    from enclave_cli.client import CallError, Client, Unavailable
+    from ali_enclaves_allocator.ask import asked, watched
+    from enclave_cli.client import CallError, Unavailable
 
-    state = ""
+    state, socket = "", str(DIRECTORY / "allocator.sock")
     try:
-        with Client(str(DIRECTORY / "allocator.sock")) as client:
-            method = f"{INTERFACE}.{'Watch' if args.watch else 'GetPool'}"
-            for reply in client.stream(method, output=sys.stdout.fileno()) if args.watch else [client.call(method)]:
-                state = reply["pool"]["state"]
-                if args.watch and not args.json:
-                    print(time.strftime("%F %T:"))
-                _show(reply["pool"], as_json=args.json)
+        for pool in watched(socket, sys.stdout.fileno()) if args.watch else [asked(socket)]:
+            if args.watch and not args.json:
+                print("\n" * bool(state) + time.strftime("%F %T:"))
+            state = pool["state"]
+            _show(pool, as_json=args.json)
     except KeyboardInterrupt:
         pass
     except Unavailable as error:
@@ -229,13 +237,13 @@ def _show(pool: dict[str, Any], *, as_json: bool) -> None:
 
 
 def _metrics(args: argparse.Namespace) -> int:
+    from ali_enclaves_allocator.ask import asked
     from ali_enclaves_allocator.metrics import SILENT, STOPPED, openmetrics
     from ali_enclaves_allocator.textfile import replace
-    from enclave_cli.client import CallError, Client, Unavailable
+    from enclave_cli.client import CallError, Unavailable
 
     try:
-        with Client(str(DIRECTORY / "allocator.sock")) as client:
-            pool = client.call(f"{INTERFACE}.GetPool")["pool"]
+        pool = asked(str(DIRECTORY / "allocator.sock"))
     except Unavailable as error:
         pool = {"state": STOPPED if _nobody_listens(error) else SILENT}
     except CallError:

@@ -113,7 +113,8 @@ def propose(
     except Misfit as misfit:
         raise ConfigInvalid([source.problem(misfit.key, misfit.message)]) from misfit
     except OSError as error:
-        raise KernelRefused("read the machine", f"{error.filename}: {error.strerror}") from error
+        by_root = "; only root may, while a pool stands" if isinstance(error, PermissionError) else ""
+        raise KernelRefused("read the machine", f"{error.filename}: {error.strerror}{by_root}") from error
     return difference(pool, sight, plan, config)
 
 

@@ -13,7 +13,7 @@ COLOURS = {"host": "0", "kept": "2", "lendable": "32", "pool": "1;32", "leased":
 """SGR codes by the use of a core (ECMA-48)."""
 
 LEGEND = {
-    "kept": "always the host's",
+    "kept": "stays with the host",
     "host": "the host's now",
     "lendable": "the host's until an enclave takes it",
     "pool": "free for an enclave",
@@ -40,7 +40,15 @@ def map_of(pool: dict[str, Any], *, colour: bool) -> str:
             lines.append("  no memory of this node is in the pool: its cores can run no enclave")
     lines += ["", "  ".join(f"{_paint(use, use, colour)}: {meaning}" for use, meaning in legend.items())]
     lines += [f"drift: {entry['what']}: {entry['got']}, wanted {entry['wanted']}" for entry in pool["drift"]]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_what_to_do(pool)])
+
+
+def _what_to_do(pool: dict[str, Any]) -> Iterator[str]:
+    """Say how a pool that is degraded becomes ready."""
+    if pool["drift"]:
+        yield "to mend it: systemctl restart ali-enclaves-allocator"
+    elif pool["state"] == "degraded":
+        yield "why, and what to do: journalctl -x -u ali-enclaves-allocator"
 
 
 def remains_of(pool: "Pool", alive: "Callable[[Holder], bool]") -> str:

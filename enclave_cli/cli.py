@@ -21,13 +21,20 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
         return 0
     except Failure as error:
+        if error.status == failure.OUTPUT_LOST:
+            _give_up_output()
         print(f"enclave-cli: {error}", file=sys.stderr)
         return error.status
     except KeyboardInterrupt:
         return failure.INTERRUPTED
     except BrokenPipeError:  # who read our output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _give_up_output()
         return 0
+
+
+def _give_up_output() -> None:
+    """Let what is still to be written not fail once more at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -84,14 +91,21 @@ def _run_options(run: argparse.ArgumentParser) -> None:
     run.usage = "%(prog)s --eif-path FILE --memory MIB (--cpu-count N | --cpu-ids CPU ...) [OPTION ...]"
     required = run.add_argument_group("required, here or in the file of --config")
     required.add_argument("--eif-path", metavar="FILE", help="the enclave image file")
-    required.add_argument("--memory", metavar="MIB", dest="memory_mib", help="at least four times the image")
+    required.add_argument("--memory", metavar="MIB", dest="memory_mib", help="64 at least, and four times the image")
     required.add_argument("--cpu-count", metavar="N", help="CPUs of the enclave: whole cores")
-    required.add_argument("--cpu-ids", nargs="+", metavar="CPU", help="these CPUs of the pool instead: 2 3, or 2-3")
+    required.add_argument(
+        "--cpu-ids", nargs="+", metavar="CPU", help="these CPUs of the pool instead: 2 3, or 2,3, or 2-3"
+    )
     run.add_argument("--enclave-name", metavar="NAME", help="default: the name of the file")
     run.add_argument("--enclave-cid", metavar="CID", help="address on vsock; 0 or absent: a free one")
     debug = "record the console; the measurements become zeros, so nothing is attested"
     run.add_argument("--debug-mode", action="store_true", default=None, help=debug)
-    run.add_argument("--attach-console", action="store_true", default=None, help="debug mode, and show the console")
+    run.add_argument(
+        "--attach-console",
+        action="store_true",
+        default=None,
+        help="debug mode, and show the console; Ctrl-C ends the showing, not the enclave",
+    )
     run.add_argument("--accel", metavar="auto|kvm|tcg", help=f"default: accel= in {paths.SETTINGS}, or auto")
     run.add_argument("--config", metavar="FILE", help=f"JSON object with the keys {' '.join(KINDS)}; options win")
 
@@ -103,18 +117,19 @@ def _run(args: argparse.Namespace) -> None:
 
     given = read_config(args.config) if args.config else {}
     request = Request(given | read_line(vars(args)))
-    lease, holder = Launch(request, settings.read(paths.SETTINGS), _progress).run()
+    launch = Launch(request, settings.read(paths.SETTINGS), _progress)
+    lease = launch.run()
+    which = f"--enclave-id {enclaves.enclave_id(lease)}"
+    see = f"see it: enclave-cli console {which}; " if request.debug else ""
+    runs_on = f"the enclave runs on ({see}end it: enclave-cli terminate-enclave {which})"
     try:
         _print(enclaves.started(lease))
-        if request.attach:
-            from enclave_cli import console
-
-            console.show(enclaves.directory(lease), os.geteuid(), sys.stderr.fileno(), lambda: not holder.ended())
+        if launch.attached:
+            launch.attached.wait()
     except KeyboardInterrupt:
-        which = f"--enclave-id {enclaves.enclave_id(lease)}"
-        see = f"see it: enclave-cli console {which}; " if request.debug else ""
-        end = f"end it: enclave-cli terminate-enclave {which}"
-        raise Failure(failure.INTERRUPTED, f"interrupted; the enclave runs on ({see}{end})") from None
+        raise Failure(failure.INTERRUPTED, f"interrupted; {runs_on}") from None
+    except Failure as error:
+        raise Failure(error.status, f"{error}; {runs_on}") from None
 
 
 def _describe(_: argparse.Namespace) -> None:
@@ -189,4 +204,9 @@ def _progress(text: str) -> None:
 def _print(value: "Any") -> None:
     import json
 
-    print(json.dumps(value, indent=2), flush=True)
+    try:
+        print(json.dumps(value, indent=2), flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Failure(failure.OUTPUT_LOST, f"cannot write the output: {error.strerror}") from None

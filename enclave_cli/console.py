@@ -21,26 +21,36 @@ LARGEST = 1 << 20
 POLL_SECONDS = 0.1
 
 
-def record(sock: socket.socket, directory: str) -> None:
-    """Fork the process that writes what comes from QEMU to a file; it ends with the console."""
-    if not os.fork():
+def record(sock: socket.socket, directory: str) -> int:
+    """Fork the process that writes what comes from QEMU to a file, which is there at once; it ends with the console.
+
+    Returns a pidfd of it.
+    """
+    path = os.path.join(directory, paths.CONSOLE)
+    file = _create(path)
+    pid = os.fork()
+    if not pid:
         try:
-            processes.detach({sock.fileno()})
-            os.umask(0o077)
-            _write(sock, os.path.join(directory, paths.CONSOLE))
+            processes.detach({sock.fileno(), file})
+            _write(sock, file, path)
         finally:
             os._exit(0)
     sock.close()
+    os.close(file)
+    return os.pidfd_open(pid)
 
 
-def _write(sock: socket.socket, path: str) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+def _create(path: str) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+
+def _write(sock: socket.socket, file: int, path: str) -> None:
     size = 0
     while data := sock.recv(65536):
         if size + len(data) > LARGEST:
             os.rename(path, f"{path}.1")
             os.close(file)
-            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            file = _create(path)
             size = 0
         size += os.write(file, data)
 
@@ -73,6 +83,29 @@ def show(directory: str, owner: int, out: int, alive: "Callable[[], bool]") -> N
             return
         else:
             _pause(out)
+
+
+class Attached:
+    """The console of an enclave that is being started, shown beside that from its first line on."""
+
+    def __init__(self, directory: str, recorder: int, out: int) -> None:
+        """Begin; `recorder` is a pidfd of who writes it, with whose end all is shown."""
+        import threading
+
+        self._directory, self._recorder, self._out = directory, recorder, out
+        self._thread = threading.Thread(target=self._show, daemon=True)
+        self._thread.start()
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Wait until all is shown, or nobody reads it any more."""
+        self._thread.join(seconds)
+
+    def _show(self) -> None:
+        with contextlib.suppress(OSError):
+            show(self._directory, os.geteuid(), self._out, self._is_recorded)
+
+    def _is_recorded(self) -> bool:
+        return not select.select([self._recorder], [], [], 0)[0]
 
 
 def _pause(out: int) -> None:

@@ -43,17 +43,21 @@ def join(sections: list[tuple[int, bytes]], memory_bytes: int = 0, cpus: int = 0
 def main(argv: list[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="eif_build", description="Put an enclave image file together.")
-    parser.add_argument("--kernel", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--cmdline", required=True, metavar="TEXT")
+    parser.add_argument("--kernel", type=Path, required=True, metavar="FILE", help="what the enclave boots")
+    parser.add_argument("--cmdline", required=True, metavar="TEXT", help="the kernel's command line")
     parser.add_argument("--ramdisk", type=Path, action="append", default=[], metavar="FILE", help="may be repeated")
-    parser.add_argument("--metadata", type=json.loads, metavar="JSON")
+    metadata = 'what is known of it, such as {"heartbeat": true}: it says when it is up'
+    parser.add_argument("--metadata", type=json.loads, metavar="JSON", help=metadata)
     parser.add_argument("--memory", type=int, default=0, metavar="MIB", help="the memory it likes to have")
     parser.add_argument("--cpus", type=int, default=0, metavar="N", help="the CPUs it likes to have")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the image; replaced if it is there")
     given = parser.parse_args(argv)
-    ramdisks = [path.read_bytes() for path in given.ramdisk]
-    image = build(given.kernel.read_bytes(), given.cmdline, ramdisks, given.metadata, given.memory, given.cpus)
-    given.output.write_bytes(image)
+    try:
+        ramdisks = [path.read_bytes() for path in given.ramdisk]
+        image = build(given.kernel.read_bytes(), given.cmdline, ramdisks, given.metadata, given.memory, given.cpus)
+        given.output.write_bytes(image)
+    except OSError as error:
+        parser.error(f"{error.filename}: {error.strerror}")
     return 0
 
 

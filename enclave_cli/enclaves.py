@@ -89,8 +89,12 @@ def find(enclave: str | None, name: str | None) -> "dict[str, Any]":
     wanted = f"{what} {asked or repr(asked)}"
     if found:
         which = ", ".join(map(enclave_id, found))
-        raise Failure(failure.NO_SUCH_ENCLAVE, f"cannot choose: {len(found)} enclaves have the {wanted}: {which}")
-    there = ", ".join((enclave is None and lease["name"]) or enclave_id(lease) for lease in leases) or "none"
+        raise Failure(
+            failure.NO_SUCH_ENCLAVE,
+            f"cannot choose: {len(found)} enclaves have the {wanted} (choose one by --enclave-id: {which})",
+        )
+    told = dict.fromkeys((enclave is None and lease["name"]) or enclave_id(lease) for lease in leases)
+    there = ", ".join(told) or "none"
     raise Failure(failure.NO_SUCH_ENCLAVE, f"cannot find an enclave with the {wanted}; running: {there}")
 
 

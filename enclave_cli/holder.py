@@ -81,18 +81,21 @@ class Holder:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, 0)
 
-    def failure(self, when: str) -> Failure:
+    def failure(self, when: str, hint: str = "") -> Failure:
         """Return what to tell about its early end."""
         self.ended(5.0)
         status = os.waitpid(self.pid, os.WNOHANG)[1]
-        how = f"signal {status & 127}" if status & 127 else f"status {status >> 8}"
+        how = f"it ended {when}, with " + (f"signal {status & 127}" if status & 127 else f"status {status >> 8}")
+        if not status:
+            how = f"it shut itself down {when}"
         os.set_blocking(self._errors, False)
         try:
             words = os.read(self._errors, LAST_WORDS).decode(errors="replace").strip()
         except BlockingIOError:
             words = ""
         last = f": {words.splitlines()[-1]}" if words else ""
-        return Failure(failure.NOT_STARTED, f"cannot start the enclave: it ended {when}, with {how}{last}")
+        what = f"cannot start the enclave: {how}{last}"
+        return Failure(failure.NOT_STARTED, f"{what} ({hint})" if hint else what)
 
 
 class _Child:

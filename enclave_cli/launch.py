@@ -8,6 +8,7 @@ import contextlib
 import os
 import select
 import socket
+import sys
 import time
 
 from enclave_cli import accel, allocator, console, eif, enclaves, failure, measurements, paths, qemu, vsock
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from enclave_cli.settings import Settings
 
 POLL_SECONDS = 0.02
+LAST_LINES_SECONDS = 5.0
+"""How long the last lines of a console may take that is shown."""
+
 BOOT_NANOSECONDS = 10_000_000
 """The time that the first virtual CPU has used when we believe that it runs; the others wait for it."""
 
@@ -35,10 +39,11 @@ class Launch:
         self.qemu = settings.find_qemu()
         self.accel = request.accelerator(settings.accel)
         self.directory = ""
+        self.attached: console.Attached | None = None
         self.open = contextlib.ExitStack()
 
-    def run(self) -> "tuple[dict[str, Any], Holder]":
-        """Run the enclave; return its lease and its process. Raises Failure."""
+    def run(self) -> "dict[str, Any]":
+        """Run the enclave; return its lease. Raises Failure."""
         try:
             with self.open:
                 return self._run()
@@ -46,7 +51,7 @@ class Launch:
             why = "interrupted; the enclave is not started, and nothing of it is left"
             raise Failure(failure.INTERRUPTED, why) from None
 
-    def _run(self) -> "tuple[dict[str, Any], Holder]":
+    def _run(self) -> "dict[str, Any]":
         request = self.request
         self.progress(f"reading image {request.eif_path}")
         image = self._read_image()
@@ -74,14 +79,18 @@ class Launch:
             self._start(holder, lease, recorded, accelerator)
             if listener:
                 self._hear(holder, listener, cid)
-            self.progress("up")
+            self.progress(
+                "up: it has sent its heartbeat" if listener else "up: its CPUs run; its image sends no heartbeat"
+            )
         except BaseException:
             holder.kill()
+            if self.attached:
+                self.attached.wait(LAST_LINES_SECONDS)
             if self.directory:
                 enclaves.remove_directory(self.directory)
             raise
         holder.leave()
-        return lease, holder
+        return lease
 
     def _read_image(self) -> eif.Image:
         request, here = self.request, os.uname().machine
@@ -119,7 +128,9 @@ class Launch:
         self.progress(f"starting {enclaves.enclave_id(lease)} on {cpus} with {lease['memory_mib']} MiB, {how}")
         self._make_directory(enclaves.new_directory(lease["id"]))
         if recorded:
-            console.record(recorded, self.directory)
+            recorder = console.record(recorded, self.directory)
+            if self.request.attach:
+                self.attached = console.Attached(self.directory, recorder, sys.stderr.fileno())
         holder.start(self.directory)
         deadline = time.monotonic() + self.settings.start_seconds
         try:
@@ -127,7 +138,7 @@ class Launch:
                 self._let_run(holder, monitor, lease["cpus"], deadline)
         except OSError as error:
             if holder.ended(1.0):
-                raise holder.failure("as it started") from None
+                raise self._ended(holder, "as it started") from None
             raise Failure(failure.NOT_STARTED, f"cannot start the enclave: {error}; ended it") from None
 
     def _make_directory(self, path: str) -> None:
@@ -156,12 +167,16 @@ class Launch:
         monitor.execute("cont")
         while time.monotonic() < deadline:
             if holder.ended(POLL_SECONDS):
-                raise holder.failure("as it started")
+                raise self._ended(holder, "as it started")
             used = [qemu.nanoseconds(holder.pid, vcpu) - then for vcpu, then in zip(vcpus, before, strict=True)]
             running = monitor.execute("query-status")["status"] == "running"
             if running and used[0] >= BOOT_NANOSECONDS and all(used):
                 return qemu.pin(holder.pid, vcpus, cpus)  # threads that came since
         raise self._late("its CPUs to run", "start_seconds")
+
+    def _ended(self, holder: Holder, when: str) -> Failure:
+        """Return the failure of an enclave that ran and ended; its console may say why."""
+        return holder.failure(when, "" if self.request.attach else "what it says: run it with --attach-console")
 
     def _late(self, awaited: str, setting: str) -> Failure:
         """Return the failure of what did not come in time."""
@@ -179,7 +194,7 @@ class Launch:
         while (left := deadline - time.monotonic()) > 0:
             ready = select.select([listener.fileno(), holder.pidfd], [], [], left)[0]
             if holder.pidfd in ready:
-                raise holder.failure("before its heartbeat")
+                raise self._ended(holder, "before its heartbeat")
             if ready and vsock.heard(listener, cid):
                 return
         raise self._late("the heartbeat that the image promises", "heartbeat_seconds")

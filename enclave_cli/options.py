@@ -173,10 +173,18 @@ def read_config(path: str) -> "dict[str, Any]":
     ]
     if unknown := [key for key in config if key not in KINDS]:
         got = "an unknown key" if len(unknown) == 1 else "unknown keys"
-        mistakes.append(f"{', '.join(unknown)}: got {got}, wanted one of {', '.join(KINDS)}")
+        mistakes.append(f"{', '.join(unknown)}: got {got}, wanted one of {', '.join(KINDS)}{_meant(unknown)}")
     if mistakes:
         raise _refused(path, mistakes)
     return dict(config)
+
+
+def _meant(unknown: list[str]) -> str:
+    """Guess which keys were meant; empty if none is near."""
+    import difflib
+
+    near = [match for key in unknown for match in difflib.get_close_matches(key.lower().replace("-", "_"), KINDS, n=1)]
+    return f" (did you mean {', '.join(near)}?)" if near else ""
 
 
 def _is_of(kind: type, value: object) -> bool:

@@ -60,7 +60,7 @@ class ConfigUnreadable(AllocatorError):
     def hint(self) -> str:
         """Show the shortest file where there is none; one that could not be looked at may be right."""
         if self.number == errno.EISDIR:
-            return f"name the file, such as {self.path.rstrip('/')}/allocator.yaml"
+            return "wanted a file: name it, or remove the directory that is in its place"
         if self.number in (errno.ENOENT, errno.ENOTDIR):
             return "the shortest file is two lines: memory_mib: 1024 and cpu_count: 2"
         if self.number in (errno.EACCES, errno.EPERM):
@@ -206,17 +206,20 @@ class KernelRefused(AllocatorError):
 
 @dataclass
 class LeaseInTheWay(AllocatorError):
-    """The file asks for a pool that would cut a lease."""
+    """The file asks for a pool that cannot be had without cutting a lease."""
 
     leases: list[str]
 
     def what(self) -> str:
         """Name the leases."""
-        return f"cannot change the pool: it would cut a lease: {', '.join(self.leases)}"
+        return f"cannot change the pool as asked beside running enclaves: {', '.join(self.leases)}"
 
     def hint(self) -> str:
         """Say what ends a lease."""
-        return "keep its CPUs and memory in the pool, or end the enclave first: enclave-cli terminate-enclave"
+        return (
+            "an enclave keeps its cores and its pages on their node: ask for what fits beside them, let the pool have "
+            "more nodes by max_enclaves, or end the enclave first: enclave-cli terminate-enclave"
+        )
 
 
 @dataclass

@@ -36,7 +36,7 @@ class LeaseLimitReached(AllocatorError):
 
     def hint(self) -> str:
         """Name both ways out."""
-        return "end an enclave, or raise max_enclaves in allocator.yaml and restart the service"
+        return "end an enclave, or raise max_enclaves in allocator.yaml and reload the service"
 
 
 @dataclass
@@ -53,8 +53,8 @@ class LeasesDisabled(AllocatorError):
     def hint(self) -> str:
         """Say who is to be asked instead, and what to change."""
         if self.cpu_driver == "sysfs":
-            return "any program can map this pool's pages; for leases, set hold_memory: true and restart the service"
-        return "nitro-cli uses this pool; for leases, set cpu_driver: sysfs and restart the service"
+            return "any program can map this pool's pages; for leases, set hold_memory: true and reload the service"
+        return "nitro-cli uses this pool; for leases, set cpu_driver: sysfs and reload the service"
 
 
 @dataclass
@@ -105,7 +105,7 @@ class InsufficientCpus(AllocatorError):
         """Name the cores that are there, and the ways out."""
         return (
             f"{whole_cores_of(self.free)}; ask for fewer, or for others of the pool (see: ali-enclaves-allocator "
-            "status), end an enclave, or give the pool more in allocator.yaml and restart the service"
+            "status), end an enclave, or give the pool more in allocator.yaml and reload the service"
         )
 
 
@@ -128,7 +128,7 @@ class InsufficientMemory(AllocatorError):
 
     def hint(self) -> str:
         """Name the ways out."""
-        return "ask for less, end an enclave, or raise memory_mib in allocator.yaml and restart the service"
+        return "ask for less, end an enclave, or raise memory_mib in allocator.yaml and reload the service"
 
 
 @dataclass

@@ -2,6 +2,7 @@
 """Tells how many CPUs are free for enclaves, now and after each change. Needs the standard library only."""
 
 import json
+import os
 import socket
 import sys
 
@@ -9,7 +10,8 @@ PATH = sys.argv[1] if len(sys.argv) > 1 else "/run/ali-enclaves/allocator.sock"
 CALL = {"method": "io.ali-enclaves.Allocator.Watch", "more": True}
 
 with socket.socket(socket.AF_UNIX) as sock:
-    sock.connect(PATH)
+    if error := sock.connect_ex(PATH):
+        sys.exit(f"{PATH}: {os.strerror(error)}: does ali-enclaves-allocator run?")
     sock.sendall(json.dumps(CALL).encode() + b"\0")
     received = b""
     while data := sock.recv(65536):

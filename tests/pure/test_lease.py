@@ -90,11 +90,11 @@ def fewer(free: str) -> str:
     """The hint of InsufficientCpus."""
     return (
         f"\n  (cores are lent whole, {free}; ask for fewer, or for others of the pool (see: ali-enclaves-allocator "
-        "status), end an enclave, or give the pool more in allocator.yaml and restart the service)"
+        "status), end an enclave, or give the pool more in allocator.yaml and reload the service)"
     )
 
 
-LESS = "ask for less, end an enclave, or raise memory_mib in allocator.yaml and restart the service"
+LESS = "ask for less, end an enclave, or raise memory_mib in allocator.yaml and reload the service"
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ LESS = "ask for less, end an enclave, or raise memory_mib in allocator.yaml and 
             replace(lent(ONE_NODE, 2), config=config(1)),
             Request(16, 2),
             "cannot lend: 1 of at most 1 enclaves exist (max_enclaves): web (CPUs 2-3, 16 MiB); nothing was changed\n"
-            "  (end an enclave, or raise max_enclaves in allocator.yaml and restart the service)",
+            "  (end an enclave, or raise max_enclaves in allocator.yaml and reload the service)",
             id="limit",
         ),
         pytest.param(

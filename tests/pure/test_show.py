@@ -49,7 +49,7 @@ def test_pages_that_are_not_held_are_anybodys() -> None:
         "others_free": 0,
     }
     node = {"node": 0, "memory_mib": 64, "available_mib": 48, "cores": [], "hugepages": [pages]}
-    pool = {"summary": "", "reason": None, "nodes": [node], "drift": []}
+    pool = {"summary": "", "state": "ready", "reason": None, "nodes": [node], "drift": []}
     for hold, whom in ((True, "enclaves"), (False, "any program")):
         shown = map_of(pool | {"config": {"hold_memory": hold}}, colour=False)
         assert f"6 free for {whom})" in shown
@@ -62,7 +62,10 @@ def test_cores_that_no_enclave_can_use_are_told_of() -> None:
     for use, told in (("pool", True), ("lendable", True), ("leased", False), ("host", False)):
         node = {"node": 1, "memory_mib": 64, "available_mib": 48, "cores": [{"cpus": [4, 5], "use": use}]}
         node["hugepages"] = [pages | {"hugepage_size": "2M"}]
-        shown = map_of({"summary": "", "reason": None, "nodes": [node], "drift": [], "config": None}, colour=False)
+        shown = map_of(
+            {"summary": "", "state": "ready", "reason": None, "nodes": [node], "drift": [], "config": None},
+            colour=False,
+        )
         assert ("no memory of this node is in the pool: its cores can run no enclave" in shown) == told
 
 
@@ -70,13 +73,23 @@ def test_leases_of_a_pool_that_lends_no_more_are_in_the_legend() -> None:
     node = {"node": 0, "memory_mib": 64, "available_mib": 48, "hugepages": []}
     for use, told in (("leased", True), ("pool", False)):
         pool = {"nodes": [node | {"cores": [{"cpus": [2, 3], "use": use}]}], "config": {"hold_memory": False}}
-        shown = map_of(pool | {"summary": "", "reason": None, "drift": []}, colour=False)
+        shown = map_of(pool | {"summary": "", "state": "ready", "reason": None, "drift": []}, colour=False)
         assert ("leased: an enclave's" in shown) == told
 
 
 def test_every_mistake_of_a_refused_file_is_shown() -> None:
     mistakes = "a.yaml:1:1: cpu_cuont: unknown key\n  cpu_cuont: 2\n  ^\na.yaml:2:1: memory: unknown key"
-    pool: dict[str, Any] = {"nodes": [], "drift": [], "config": None}
+    pool: dict[str, Any] = {"state": "degraded", "nodes": [], "drift": [], "config": None}
     shown = map_of(pool | {"summary": "pool degraded: …", "reason": mistakes}, colour=False)
     assert shown.startswith(f"pool degraded: …\n\n{mistakes}\n\n")
     assert map_of(pool | {"summary": "s", "reason": "in one line"}, colour=False).count("in one line") == 0
+
+
+def test_what_mends_a_degraded_pool_is_told() -> None:
+    pool: dict[str, Any] = {"summary": "s", "reason": "r", "nodes": [], "config": None, "drift": []}
+    entry = {"what": "CPU 2", "got": "online", "wanted": "offline"}
+    degraded = pool | {"state": "degraded"}
+    assert map_of(degraded, colour=False).endswith("\nwhy, and what to do: journalctl -x -u ali-enclaves-allocator")
+    drifted = map_of(degraded | {"drift": [entry]}, colour=False)
+    assert drifted.endswith("\nto mend it: systemctl restart ali-enclaves-allocator")
+    assert "what to do" not in map_of(pool | {"state": "ready"}, colour=False)

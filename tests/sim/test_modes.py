@@ -149,7 +149,7 @@ def test_pages_that_are_not_held_are_counted_and_watched(boot: Boot) -> None:
         host.lend(host.simulation.spawn())
     assert str(refused.value) == (
         "cannot lend: the pool's memory is not held (hold_memory: false, cpu_driver: sysfs); nothing was changed\n"
-        "  (any program can map this pool's pages; for leases, set hold_memory: true and restart the service)"
+        "  (any program can map this pool's pages; for leases, set hold_memory: true and reload the service)"
     )
     host.give_back()
     assert host.simulation.counts(1).persistent == others.persistent

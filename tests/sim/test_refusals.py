@@ -411,7 +411,7 @@ SHORTEST = "the shortest file is two lines: memory_mib: 1024 and cpu_count: 2"
     ("number", "hint"),
     [
         (errno.ENOENT, SHORTEST),
-        (errno.EISDIR, "name the file, such as allocator.yaml/allocator.yaml"),
+        (errno.EISDIR, "wanted a file: name it, or remove the directory that is in its place"),
         (errno.EACCES, "it must be readable for who reads it, and root is who serves: ls -l allocator.yaml"),
         (errno.EMFILE, "the file itself may be right: mend what is in the way of reading it, then try again"),
         (errno.EIO, "the file itself may be right: mend what is in the way of reading it, then try again"),
@@ -438,4 +438,4 @@ def test_where_there_is_no_file_the_shortest_is_shown(tmp_path: Path) -> None:
 def test_of_a_directory_the_file_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(ConfigUnreadable) as refused:
         read_file(tmp_path)
-    assert refused.value.hint() == f"name the file, such as {tmp_path}/allocator.yaml"
+    assert refused.value.hint() == "wanted a file: name it, or remove the directory that is in its place"

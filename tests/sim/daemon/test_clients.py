@@ -3,15 +3,22 @@
 import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Awaitable
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any
 
+import pytest
+
 from ali_enclaves_allocator import cli
+from ali_enclaves_allocator.ask import watched
+from ali_enclaves_allocator.daemon import Daemon
 from ali_enclaves_allocator.server.interface import NAME
-from tests.sim.daemons import get_pool, new_daemon, run, running, socket_of
+from enclave_cli.client import Unavailable
+from tests.sim.daemons import get_pool, new_daemon, run, running, socket_of, until
 from tests.sim.host import Host
 
 
@@ -106,6 +113,38 @@ def test_a_watch_that_a_stop_ends_is_no_fault(host: Host) -> None:
             "ali-enclaves-allocator has ended the watch, most often because it stopped; "
             "how it stands now: ali-enclaves-allocator status\n"
         )
+
+    run(test)
+
+
+def test_a_watch_goes_on_with_the_next_service(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        states: list[str] = []
+        read, write = os.pipe()
+        kept = socket.socket(socket.AF_UNIX)  # as systemd keeps it over a restart
+        kept.bind(socket_of(host))
+        kept.listen()
+
+        def service() -> AbstractAsyncContextManager[Daemon]:
+            inherited = kept.dup()
+            inherited.setblocking(False)
+            monkeypatch.setattr("ali_enclaves_allocator.unit.stored_socket", lambda: inherited)
+            return running(host, keep=True)
+
+        def watch() -> None:
+            with suppress(Unavailable):
+                states.extend(pool["state"] for pool in watched(socket_of(host), write))
+
+        async with service():
+            watching = asyncio.create_task(asyncio.to_thread(watch))
+            await until(lambda: "ready" in states)
+        states.clear()
+        async with service():
+            await until(lambda: "ready" in states)
+        kept.close()
+        await watching
+        os.close(read)
+        os.close(write)
 
     run(test)
 

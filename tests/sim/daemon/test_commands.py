@@ -1,7 +1,10 @@
 """The commands of `ali-enclaves-allocator`: their words and exit statuses."""
 
+import asyncio
 import json
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -100,3 +103,20 @@ def test_status_given_up_before_an_answer(tmp_path: Path, monkeypatch: pytest.Mo
 def test_no_socket_is_an_error_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(Unavailable):
         Client(str(tmp_path / "none"))
+
+
+def test_an_output_that_has_no_room_is_told(host: Host) -> None:
+    code = (
+        "import sys; from pathlib import Path; from ali_enclaves_allocator import cli; "
+        f"cli.DIRECTORY = Path({str(host.directory)!r}); sys.exit(cli.main(['status']))"
+    )
+
+    async def test() -> None:
+        async with running(host):
+            with open("/dev/full", "w") as full:
+                done = await asyncio.to_thread(
+                    subprocess.run, [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True
+                )
+            assert (done.returncode, done.stderr) == (73, "cannot write the output: No space left on device\n")
+
+    run(test)

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from pydantic import BaseModel
 
@@ -140,19 +140,24 @@ HEADER = 48
 LOAD = 0x100000
 PRINT_CMDLINE = bytes.fromhex("8b7310 66baf803 ac 84c0 7403 ee ebf8 b00a ee ebfe")
 """Writes the command line that the loader left at [ebx+16] to the serial port, then spins."""
+RESET = bytes.fromhex("b0fe e664")
+"""Resets the machine by its keyboard controller, which ends a QEMU that does not reboot."""
 
 
-def tiny_kernel() -> bytes:
+def tiny_kernel(*, ends: bool) -> bytes:
     """Return a multiboot kernel of a few bytes."""
+    code = PRINT_CMDLINE[:-2] + RESET * ends + PRINT_CMDLINE[-2:]
     magic, flags = 0x1BADB002, 0x00010000
-    size = HEADER + len(PRINT_CMDLINE)
+    size = HEADER + len(code)
     fields = (magic, flags, -(magic + flags) % 2**32, LOAD, LOAD, LOAD + size, LOAD + size, LOAD + HEADER)
-    return b"".join(field.to_bytes(4, "little") for field in fields).ljust(HEADER, b"\0") + PRINT_CMDLINE
+    return b"".join(field.to_bytes(4, "little") for field in fields).ljust(HEADER, b"\0") + code
 
 
-def tiny_image(cmdline: str = "hello from a tiny kernel", metadata: dict[str, object] | None = None) -> bytes:
-    """Return an image that QEMU boots in no time."""
-    return eif_build.build(tiny_kernel(), cmdline, [b"ramdisk"], metadata)
+def tiny_image(
+    cmdline: str = "hello from a tiny kernel", metadata: dict[str, object] | None = None, *, ends: bool = False
+) -> bytes:
+    """Return an image that QEMU boots in no time; one that `ends` resets the machine instead of spinning."""
+    return eif_build.build(tiny_kernel(ends=ends), cmdline, [b"ramdisk"], metadata)
 
 
 WITHOUT_VSOCK = """#!/bin/bash
@@ -202,8 +207,9 @@ class Cli:
     def command(self, *arguments: str) -> Sequence[str]:
         return [sys.executable, "-IS", "-c", self.preamble, *arguments]
 
-    def __call__(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(self.command(*arguments), capture_output=True, text=True, timeout=PATIENCE, check=False)
+    def __call__(self, *arguments: str, stdout: int | IO[str] = subprocess.PIPE) -> "subprocess.CompletedProcess[str]":
+        command = self.command(*arguments)
+        return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False)
 
     def begin(self, *arguments: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(self.command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

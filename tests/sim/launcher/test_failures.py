@@ -1,6 +1,7 @@
 """What keeps an enclave from coming up: each is told, and leaves nothing of it."""
 
 import os
+import re
 import shlex
 import signal
 import socket
@@ -171,6 +172,20 @@ def test_a_heartbeat_that_never_comes(cli: Cli, allocator: FakeAllocator) -> Non
     assert (done.returncode, done.stdout) == (failure.NOT_STARTED, "")
     assert "waited 1 s for the heartbeat that the image promises; ended it (on a slow machine set" in done.stderr
     until(lambda: not allocator.leases)
+
+
+def test_a_boot_that_fails_can_be_seen(cli: Cli, allocator: FakeAllocator) -> None:
+    """Its last lines are what a console is for: shown was nothing of an enclave that did not come up."""
+    image = cli.image(tiny_image("panic: no init found", {"heartbeat": True}, ends=True))
+    done = cli(*RUN, image)
+    assert (done.returncode, done.stdout) == (failure.NOT_STARTED, "")
+    assert re.search(r"it shut itself down .* \(what it says: run it with --attach-console\)$", done.stderr.strip())
+    done = cli(*RUN, image, "--attach-console")
+    assert (done.returncode, done.stdout) == (failure.NOT_STARTED, "")
+    *_, shown, told = lines(done.stderr)
+    assert shown.endswith("panic: no init found")
+    assert "it shut itself down" in told and "--attach-console" not in told
+    until(lambda: not allocator.leases and not list(cli.run_directory.iterdir()))
 
 
 @pytest.mark.parametrize("next_step", [lambda holder: holder.acquire({}), lambda holder: holder.start("/")])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ali_enclaves_allocator.model import cpus
-from enclave_cli import launch
+from enclave_cli import failure, launch
 from tests.sim.launcher.stand import (
     PATIENCE,
     RUN,
@@ -42,7 +42,7 @@ def test_the_whole_life_of_an_enclave(cli: Cli, allocator: FakeAllocator) -> Non
         "CPUIDs": [0, 1],
         "MemoryMiB": 64,
     }
-    assert [line.split(" ")[0] for line in lines(done.stderr)] == ["reading", "taking", "starting", "up"]
+    assert [line.split(" ")[0] for line in lines(done.stderr)] == ["reading", "taking", "starting", "up:"]
     assert Path(f"/proc/{pid}/exe").resolve().name.startswith("qemu-system")
     assert cli.directory_of(enclave).stat().st_mode & 0o777 == 0o700
 
@@ -128,3 +128,15 @@ def test_what_an_ended_enclave_left_is_cleared_away(cli: Cli, allocator: FakeAll
     until(lambda: not allocator.leases)
     second = run(cli)
     assert list(cli.run_directory.iterdir()) == [cli.directory_of(second)]
+
+
+def test_an_enclave_whose_id_cannot_be_written_is_told_all_the_same(cli: Cli, allocator: FakeAllocator) -> None:
+    with open("/dev/full", "w") as full:
+        done = cli(*RUN, cli.image(tiny_image()), stdout=full)
+        [lease] = allocator.leases
+        which = f"--enclave-id i-0000000000000000-enc{lease}"
+        runs_on = f"the enclave runs on (end it: enclave-cli terminate-enclave {which})"
+        told = "cannot write the output: No space left on device"
+        assert (done.returncode, lines(done.stderr)[-1]) == (failure.OUTPUT_LOST, f"{told}; {runs_on}")
+        done = cli("describe-enclaves", stdout=full)
+        assert (done.returncode, lines(done.stderr)) == (failure.OUTPUT_LOST, [told])

@@ -147,7 +147,8 @@ def test_all_mistakes_of_a_config_file_are_told_at_once(tmp_path: Path) -> None:
         read_config(str(path))
     assert str(caught.value) == (
         f'{path}: memory_mib: got "64", wanted a number; cpu_ids: got ["2"], wanted a list of numbers; '
-        f"cpus, memory: got unknown keys, wanted one of {', '.join(KINDS)}; nothing was taken from the pool"
+        f"cpus, memory: got unknown keys, wanted one of {', '.join(KINDS)} (did you mean cpu_ids, memory_mib?); "
+        "nothing was taken from the pool"
     )
 
 

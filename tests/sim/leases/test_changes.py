@@ -113,8 +113,9 @@ def test_what_would_cut_a_lease_is_refused_by_its_name(keys: Keys, boot: Boot) -
     with pytest.raises(LeaseInTheWay) as refused:
         host.start()
     assert str(refused.value) == (
-        "cannot change the pool: it would cut a lease: web (CPUs 6-7, 16 MiB); nothing was changed\n"
-        "  (keep its CPUs and memory in the pool, or end the enclave first: enclave-cli terminate-enclave)"
+        "cannot change the pool as asked beside running enclaves: web (CPUs 6-7, 16 MiB); nothing was changed\n"
+        "  (an enclave keeps its cores and its pages on their node: ask for what fits beside them, let the pool have "
+        "more nodes by max_enclaves, or end the enclave first: enclave-cli terminate-enclave)"
     )
     assert (host.state, host.record.pool, host.done) == (state, pool, [])
     host.simulation.kill(lease.holder.pid)

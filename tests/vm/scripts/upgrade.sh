@@ -65,7 +65,8 @@ step "removal: the rest is given back, the enclave goes on, it is said how to en
 expect_exit 0 take_out
 expect_in "set aside still: CPUs 2-3 (1 core) on node 0" "$said"
 expect_in "systemctl stop evm-$id.scope" "$said"
-expect_in "install it again and run ali-enclaves-allocator give-back, or reboot" "$said"
+expect_in "until it is installed again and ali-enclaves-allocator give-back has run, or until a reboot" "$said"
+if grep "given back when they end" <<<"$said"; then fail "nobody is left to do so"; fi
 who_waits() { systemctl list-units --all --plain --no-legend 'ali-enclaves-give-back@*'; }
 expect_equal "" "$(who_waits)" "what waits"
 [ "$KIND" = rpm ] || purge_deb
