@@ -3,6 +3,7 @@
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from walk_service import SECONDS, parsed
@@ -153,7 +154,7 @@ def host_tasks() -> Iterator[tuple[str, frozenset[int]]]:
 
     Not the visitor of `spinner.py`, which chooses its CPUs itself.
     """
-    for status in Path("/proc").glob("[0-9]*/task/[0-9]*/status"):
+    for status in _statuses():
         try:
             text = status.read_text()
             if "\nVmSize:" not in text or "/enclaves.slice/" in (status.parent / "cgroup").read_text():
@@ -164,3 +165,11 @@ def host_tasks() -> Iterator[tuple[str, frozenset[int]]]:
         if lines["Name"] == "visitor":
             continue
         yield f"{lines['Name']}[{lines['Pid']}]", parsed(lines["Cpus_allowed_list"])
+
+
+def _statuses() -> Iterator[Path]:
+    """Return where the status of every task is, of those too that end meanwhile: `Path.glob` fails for them."""
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal():
+            with suppress(OSError):
+                yield from [task / "status" for task in (process / "task").iterdir()]
