@@ -118,18 +118,27 @@ def _run(args: argparse.Namespace) -> None:
     given = read_config(args.config) if args.config else {}
     request = Request(given | read_line(vars(args)))
     launch = Launch(request, settings.read(paths.SETTINGS), _progress)
-    lease = launch.run()
-    which = f"--enclave-id {enclaves.enclave_id(lease)}"
-    see = f"see it: enclave-cli console {which}; " if request.debug else ""
-    runs_on = f"the enclave runs on ({see}end it: enclave-cli terminate-enclave {which})"
     try:
-        _print(enclaves.started(lease))
+        _print(enclaves.started(launch.run()))
         if launch.attached:
             launch.attached.wait()
     except KeyboardInterrupt:
-        raise Failure(failure.INTERRUPTED, f"interrupted; {runs_on}") from None
+        left = "the enclave is not started, and nothing of it is left"
+        what = _runs_on(launch.lease, request.debug) if launch.lease else left
+        raise Failure(failure.INTERRUPTED, f"interrupted; {what}") from None
     except Failure as error:
-        raise Failure(error.status, f"{error}; {runs_on}") from None
+        if not launch.lease:
+            raise
+        raise Failure(error.status, f"{error}; {_runs_on(launch.lease, request.debug)}") from None
+
+
+def _runs_on(lease: "dict[str, Any]", debug: bool) -> str:
+    """Say that an enclave runs on, and what to do with it."""
+    from enclave_cli import enclaves
+
+    which = f"--enclave-id {enclaves.enclave_id(lease)}"
+    see = f"see it: enclave-cli console {which}; " if debug else ""
+    return f"the enclave runs on ({see}end it: enclave-cli terminate-enclave {which})"
 
 
 def _describe(_: argparse.Namespace) -> None:

@@ -39,17 +39,15 @@ class Launch:
         self.qemu = settings.find_qemu()
         self.accel = request.accelerator(settings.accel)
         self.directory = ""
+        self.lease: dict[str, Any] | None = None
+        """Of an enclave that lives on without this process."""
         self.attached: console.Attached | None = None
         self.open = contextlib.ExitStack()
 
     def run(self) -> "dict[str, Any]":
         """Run the enclave; return its lease. Raises Failure."""
-        try:
-            with self.open:
-                return self._run()
-        except KeyboardInterrupt:
-            why = "interrupted; the enclave is not started, and nothing of it is left"
-            raise Failure(failure.INTERRUPTED, why) from None
+        with self.open:
+            return self._run()
 
     def _run(self) -> "dict[str, Any]":
         request = self.request
@@ -79,9 +77,8 @@ class Launch:
             self._start(holder, lease, recorded, accelerator)
             if listener:
                 self._hear(holder, listener, cid)
-            self.progress(
-                "up: it has sent its heartbeat" if listener else "up: its CPUs run; its image sends no heartbeat"
-            )
+            else:
+                self.progress("up: its CPUs run; its image sends no heartbeat")
         except BaseException:
             holder.kill()
             if self.attached:
@@ -89,6 +86,7 @@ class Launch:
             if self.directory:
                 enclaves.remove_directory(self.directory)
             raise
+        self.lease = lease
         holder.leave()
         return lease
 
@@ -196,7 +194,7 @@ class Launch:
             if holder.pidfd in ready:
                 raise self._ended(holder, "before its heartbeat")
             if ready and vsock.heard(listener, cid):
-                return
+                return self.progress("up: it has sent its heartbeat")
         raise self._late("the heartbeat that the image promises", "heartbeat_seconds")
 
 
