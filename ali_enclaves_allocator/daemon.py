@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ali_enclaves_allocator import line, unit
-from ali_enclaves_allocator.change.ledger import Ledger
+from ali_enclaves_allocator.change.ledger import Ledger, Record
 from ali_enclaves_allocator.kernel.doors import Kernel
 from ali_enclaves_allocator.lender import Lender
 from ali_enclaves_allocator.model.errors import AllocatorError, ShortGrant
@@ -65,6 +65,7 @@ class Daemon:
         self._overlooked = False
         self._tally = Tally()
         self._view: PoolView | None = None
+        self._view_of: Record | None = None
         self._view_at = 0.0
         self._service = Service(self)
         self._lender = Lender(kernel, ledger, self)
@@ -214,13 +215,14 @@ class Daemon:
             self.look()
 
     def view(self) -> PoolView:
-        """Return what GetPool answers, its counters at most a second old."""
-        if self._view is None or time.monotonic() - self._view_at > FRESH_SECONDS:
-            pool = self._ledger.record.pool
+        """Return what GetPool answers, its counters at most a second old, of the pool that the ledger has now."""
+        record = self._ledger.record
+        if self._view is None or self._view_of is not record or time.monotonic() - self._view_at > FRESH_SECONDS:
+            pool = record.pool
             topology, sight = self._kernel.topology(pool), self._kernel.sight(pool)
             path = str(self._paths.config)
             self._view = pool_view(self.state, self._reason, path, pool, topology, sight, self._drift, self._tally)
-            self._view_at = time.monotonic()
+            self._view_of, self._view_at = record, time.monotonic()
         return self._view
 
     async def healthy(self) -> bool:
