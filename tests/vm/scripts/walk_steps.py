@@ -193,10 +193,12 @@ class Steps(Stage):
     def cut_pages(self, dice: random.Random) -> str:
         """Write a number that is less than what the pool has; its pages become surplus until somebody mends it.
 
-        If programs use pages too, only back: whose the rest is, nobody can tell, nor what of it stays when they end.
+        Not while programs use pages: what is persistent may be theirs, so nobody can tell whose number was cut.
         """
         node = dice.choice(self.others.nodes)
-        if not self.oracle.running or self.others.spinning or not (ours := self.asked(node)):
+        if not self.oracle.running or self.others.spinning or self.others.used(node):
+            return ""
+        if not (ours := self.asked(node)):
             return ""
         less = self.others.idle(node) + dice.randint(1, ours)
         self.others.write(node, -less)
@@ -204,7 +206,7 @@ class Steps(Stage):
         self.await_that(
             lambda: any("nr_hugepages" in entry["what"] for entry in service.pool()["drift"]), "the drift of pages"
         )
-        if dice.random() < 0.5 or self.oracle.refused or self.others.used(node):
+        if dice.random() < 0.5 or self.oracle.refused:
             self.others.write(node, less)
             return f"{-less} pages on node {node} by hand, and back"
         service.systemctl("restart", service.UNIT)
