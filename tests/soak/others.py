@@ -80,10 +80,14 @@ class Others:
             _moved(each, key, min(got) - its)
 
     def lower_number(self, key: Key, count: int) -> None:
-        """Ask for fewer pages by hand: some of those that are idle, as all can see."""
+        """Ask for fewer pages by hand: some of those that are idle, as all can see.
+
+        A kernel that miscounts takes fewer, as many as there is surplus elsewhere, which is not the same on both.
+        """
         count = min(count, *(each.counts(*key).free for each in self._both()))
-        for each in self._both():
-            _moved(each, key, -count)
+        ours, theirs = (_moved(each, key, -count) for each in self._both())
+        if ours != theirs:
+            self.blurred.add(key)
 
     def overwrite_number(self, key: Key, number: int) -> None:
         """Write a number by hand, as one does who thinks that all pages are his."""
