@@ -39,8 +39,8 @@ class World(Stage):
         except AllocatorError as error:
             if error.outcome in FORMER_STANDS:
                 assert _without_leases(self.pool) == _without_leases(before), error
-            else:
-                assert self.troubled, error
+            else:  # an undo takes CPUs from the host again, where a deadline task may be by now
+                assert self.troubled or self.simulation.tasks, error
             return
         config, _ = load(self.host.config_path.read_bytes(), "")
         assert self.pool.config == config
