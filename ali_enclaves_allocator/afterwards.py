@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ali_enclaves_allocator import line
+from ali_enclaves_allocator.ask import asked
 from ali_enclaves_allocator.change.ledger import Ledger
 from ali_enclaves_allocator.kernel.doors import Kernel
 from ali_enclaves_allocator.kernel.linux import boot_id, linux_kernel
@@ -14,8 +15,7 @@ from ali_enclaves_allocator.model.errors import AllocatorError, AlreadyRunning
 from ali_enclaves_allocator.model.events import REFUSED
 from ali_enclaves_allocator.model.refusals import NotPermitted
 from ali_enclaves_allocator.server.endpoint import listens
-from ali_enclaves_allocator.server.interface import NAME
-from enclave_cli.client import CallError, Client, Unavailable
+from enclave_cli.client import CallError, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +76,8 @@ def _gives_back(service: Path, deadline: float) -> bool:
     restarted, and the next one, which wants the pool as it is, answers there. One that stops for good closes it.
     """
     while listens(service) and (left := deadline - time.monotonic()) > 0:
-        with suppress(CallError, Unavailable), Client(str(service), timeout=left) as client:
-            if client.call(f"{NAME}.GetPool")["pool"]["state"] != "stopping":
+        with suppress(CallError, Unavailable):
+            if asked(str(service), left)["state"] != "stopping":
                 return True
         time.sleep(POLL_SECONDS)
     return False

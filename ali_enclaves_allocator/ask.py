@@ -15,9 +15,12 @@ RESTART_SECONDS = 90.0
 PAUSE_SECONDS = 0.1
 
 
-def asked(socket: str) -> dict[str, Any]:
-    """Return the pool. Raises CallError and Unavailable."""
-    with Client(socket) as client:
+ANSWER_SECONDS = 30.0
+
+
+def asked(socket: str, seconds: float = ANSWER_SECONDS) -> dict[str, Any]:
+    """Return the pool, if the service tells it within so many seconds. Raises CallError and Unavailable."""
+    with Client(socket, seconds) as client:
         pool: dict[str, Any] = client.call(f"{INTERFACE}.GetPool")["pool"]
         return pool
 

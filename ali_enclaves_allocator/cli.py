@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 CONFIG = Path("/etc/ali-enclaves/allocator.yaml")
 DIRECTORY = Path("/run/ali-enclaves")
-INTERFACE = "io.ali-enclaves.Allocator"
 
 EXIT_STATUS = {"ready": 0, "degraded": 1, "starting": 1, "stopping": 1}
 NOT_RUNNING = 3
@@ -262,6 +261,7 @@ def _metrics(args: argparse.Namespace) -> int:
 
 
 def _reload(_: argparse.Namespace) -> int:
+    from ali_enclaves_allocator.ask import INTERFACE
     from enclave_cli.client import CallError, Client, Unavailable
 
     try:

@@ -5,7 +5,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Awaitable
 from contextlib import AbstractAsyncContextManager, suppress
@@ -18,6 +17,7 @@ from ali_enclaves_allocator.ask import watched
 from ali_enclaves_allocator.daemon import Daemon
 from ali_enclaves_allocator.server.interface import NAME
 from enclave_cli.client import Unavailable
+from tests.sim.daemon.stand import status_command
 from tests.sim.daemons import get_pool, new_daemon, run, running, socket_of, until
 from tests.sim.host import Host
 
@@ -54,13 +54,9 @@ def test_a_reader_that_has_enough_is_no_fault(host: Host) -> None:
 
     async def test() -> None:
         async with running(host):
-            code = (
-                "import sys; from pathlib import Path; from ali_enclaves_allocator import cli; "
-                f"cli.DIRECTORY = Path({str(host.directory)!r}); sys.exit(cli.main(['status']))"
-            )
+            command = status_command(host)
             read, write = os.pipe()
             os.close(read)
-            command = [sys.executable, "-c", code]
             done = await asyncio.to_thread(
                 lambda: subprocess.run(command, stdout=write, stderr=subprocess.PIPE, check=False)
             )
@@ -75,11 +71,7 @@ def test_a_watch_whose_reader_has_gone_ends_without_another_change(host: Host) -
 
     async def test() -> None:
         async with running(host):
-            code = (
-                "import sys; from pathlib import Path; from ali_enclaves_allocator import cli; "
-                f"cli.DIRECTORY = Path({str(host.directory)!r}); sys.exit(cli.main(['status', '--json', '--watch']))"
-            )
-            command = [sys.executable, "-c", code]
+            command = status_command(host, "--json", "--watch")
             with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as watch:
                 assert watch.stdout and watch.stderr
                 try:
@@ -95,11 +87,7 @@ def test_a_watch_whose_reader_has_gone_ends_without_another_change(host: Host) -
 
 def test_a_watch_that_a_stop_ends_is_no_fault(host: Host) -> None:
     async def test() -> None:
-        code = (
-            "import sys; from pathlib import Path; from ali_enclaves_allocator import cli; "
-            f"cli.DIRECTORY = Path({str(host.directory)!r}); sys.exit(cli.main(['status', '--json', '--watch']))"
-        )
-        command = [sys.executable, "-c", code]
+        command = status_command(host, "--json", "--watch")
         async with running(host):
             watch = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             assert watch.stdout and json.loads(await asyncio.to_thread(watch.stdout.readline))["state"] == "ready"

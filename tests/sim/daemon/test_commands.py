@@ -4,7 +4,6 @@ import asyncio
 import json
 import socket
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 
 from ali_enclaves_allocator import cli
 from enclave_cli.client import Client, Unavailable
-from tests.sim.daemon.stand import status
+from tests.sim.daemon.stand import status, status_command
 from tests.sim.daemons import run, running
 from tests.sim.host import Host
 
@@ -106,17 +105,12 @@ def test_no_socket_is_an_error_of_its_own(tmp_path: Path) -> None:
 
 
 def test_an_output_that_has_no_room_is_told(host: Host) -> None:
-    code = (
-        "import sys; from pathlib import Path; from ali_enclaves_allocator import cli; "
-        f"cli.DIRECTORY = Path({str(host.directory)!r}); sys.exit(cli.main(['status']))"
-    )
+    command = status_command(host)
 
     async def test() -> None:
         async with running(host):
             with open("/dev/full", "w") as full:
-                done = await asyncio.to_thread(
-                    subprocess.run, [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True
-                )
+                done = await asyncio.to_thread(subprocess.run, command, stdout=full, stderr=subprocess.PIPE, text=True)
             assert (done.returncode, done.stderr) == (73, "cannot write the output: No space left on device\n")
 
     run(test)
