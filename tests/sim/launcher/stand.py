@@ -175,7 +175,7 @@ sys.path.insert(0, {repository!r})
 from enclave_cli import enclaves, paths, vsock
 paths.SOCKET, paths.RUN, paths.SETTINGS = {socket!r}, {run!r}, {settings!r}
 enclaves.GRACE_SECONDS = 0.5
-vsock.claim = lambda cid: (os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC), cid or 4)
+vsock.claim = lambda cid: (os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC), cid or 4 + os.getpid())
 from enclave_cli.cli import main
 sys.exit(main())
 """
