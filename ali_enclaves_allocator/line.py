@@ -145,6 +145,7 @@ def leave(kernel: Kernel, ledger: Ledger) -> None:
     Raises:
         NotGivenBack: the kernel refused some of it.
     """
+    found = ledger.record
     try:
         give_back(kernel, ledger)
     finally:  # what the kernel refuses of the rest is no lease's fault
@@ -152,6 +153,8 @@ def leave(kernel: Kernel, ledger: Ledger) -> None:
     if any(not kernel.processes.alive(lease.holder) for lease in ledger.record.pool.leases):
         give_back(kernel, ledger)  # it ended before its end was waited for
     left = ledger.record.pool
+    if ledger.record == found and left == Pool():
+        return log.info("nothing is set aside on this machine: there is nothing to give back")
     leased_mib = sum(lease.memory_mib for lease in left.leases)
     whole = f" (leased are {leased_mib} MiB; a bank goes as a whole)" if left.memory_mib > leased_mib else ""
     stays = f", except what leases hold: {left.describe()}{whole}" if left != Pool() else ""

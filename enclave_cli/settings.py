@@ -51,22 +51,27 @@ def read(path: str) -> Settings:
         return settings
     except (OSError, ValueError) as error:
         raise Failure(failure.FILE_REFUSED, f"cannot read {path}: {error}") from None
+    mistakes = []
     for number, line in enumerate(lines, 1):
         text = line.partition("#")[0].strip()
-        if text and text != "[enclave-cli]":
-            _set(settings, text, f"{path}:{number}")
+        if text and text != "[enclave-cli]" and (mistake := _set(settings, text)):
+            mistakes.append(f"{path}:{number}: {mistake}")
+    if mistakes:
+        raise Failure(failure.FILE_REFUSED, f"{'; '.join(mistakes)}; nothing was taken from the pool")
     return settings
 
 
-def _set(settings: Settings, text: str, where: str) -> None:
+def _set(settings: Settings, text: str) -> str:
+    """Set what a line says. Return what is wrong with it, or nothing."""
     key, equals, value = (part.strip() for part in text.partition("="))
     if not equals or key not in vars(settings):
-        wanted = " or ".join(f"{name} = …" for name in vars(settings))
-        raise Failure(failure.FILE_REFUSED, f"{where}: got {text!r}, wanted {wanted}")
+        return f"got {text!r}, wanted {' or '.join(f'{name} = …' for name in vars(settings))}"
     if key == "accel" and value not in ACCELERATORS:
-        raise Failure(failure.FILE_REFUSED, f"{where}: accel: got {value!r}, wanted {', '.join(ACCELERATORS)}")
+        return f"accel: got {value!r}, wanted {', '.join(ACCELERATORS)}"
     if not key.endswith("_seconds"):
-        return setattr(settings, key, value)
-    if not (value.isascii() and value.isdigit() and 1 <= int(value) <= LONGEST_SECONDS):
-        raise Failure(failure.FILE_REFUSED, f"{where}: {key}: got {value!r}, wanted 1 to {LONGEST_SECONDS} seconds")
-    setattr(settings, key, int(value))
+        setattr(settings, key, value)
+    elif value.isascii() and value.isdigit() and len(value) < 10 and 1 <= int(value) <= LONGEST_SECONDS:
+        setattr(settings, key, int(value))
+    else:
+        return f"{key}: got {value!r}, wanted 1 to {LONGEST_SECONDS} seconds"
+    return ""

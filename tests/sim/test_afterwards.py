@@ -28,6 +28,22 @@ def test_who_is_not_root_gives_nothing_back(
     assert not list(tmp_path.iterdir())
 
 
+def test_where_nothing_is_set_aside_it_is_told(boot: Boot, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    host, lease = LENDINGS["offline"].lent(boot)
+    host.give_back()
+    host.simulation.kill(lease.holder.pid)
+    told = []
+    for _ in range(2):
+        caplog.clear()
+        assert host.scope_ended() == 0
+        told.append(caplog.messages[-1])
+    assert told == [
+        "the pool is given back to the host",
+        "nothing is set aside on this machine: there is nothing to give back",
+    ]
+
+
 @pytest.mark.parametrize("name", ["online", "offline"])
 def test_a_lease_that_outlives_the_service_is_given_back_when_it_ends(name: str, boot: Boot) -> None:
     host, lease = LENDINGS[name].lent(boot)

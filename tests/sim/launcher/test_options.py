@@ -183,6 +183,7 @@ def test_numbers_of_cpus() -> None:
         ("accel = fast", ":1: accel: got 'fast', wanted auto, kvm, tcg"),
         ("\nspeed = 1", ":2: got 'speed = 1', wanted accel = … or qemu = … or start_seconds = …"),
         ("start_seconds = 0", ":1: start_seconds: got '0', wanted 1 to 86400 seconds"),
+        (f"start_seconds = {'9' * 5000}", ":1: start_seconds: got '9"),
         ("heartbeat_seconds = 1m", ":1: heartbeat_seconds: got '1m', wanted 1 to 86400 seconds"),
         ("tcg", ":1: got 'tcg', wanted"),
     ],
@@ -193,6 +194,17 @@ def test_settings_that_are_wrong(tmp_path: Path, text: str, told: str) -> None:
     with pytest.raises(Failure) as caught:
         read_settings(str(path))
     assert told in str(caught.value)
+
+
+def test_each_mistake_of_the_settings_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "enclave-cli.conf"
+    path.write_text("accel = fast\nqemu = q\nstart_seconds = 0\n")
+    with pytest.raises(Failure) as caught:
+        read_settings(str(path))
+    assert str(caught.value) == (
+        f"{path}:1: accel: got 'fast', wanted auto, kvm, tcg; {path}:3: start_seconds: got '0', wanted 1 to 86400 "
+        "seconds; nothing was taken from the pool"
+    )
 
 
 def test_the_shipped_settings_are_the_defaults() -> None:

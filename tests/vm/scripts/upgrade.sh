@@ -67,7 +67,7 @@ expect_in "set aside still: CPUs 2-3 (1 core) on node 0" "$said"
 expect_in "systemctl stop evm-$id.scope" "$said"
 expect_in "until it is installed again and ali-enclaves-allocator give-back has run, or until a reboot" "$said"
 if grep "given back when they end" <<<"$said"; then fail "nobody is left to do so"; fi
-who_waits() { systemctl list-units --all --plain --no-legend 'ali-enclaves-give-back@*'; }
+who_waits() { systemctl list-units --all --plain --no-legend 'ali-enclaves-give-back@*' 'system-ali*'; }
 expect_equal "" "$(who_waits)" "what waits"
 [ "$KIND" = rpm ] || purge_deb
 [ -e $LEDGER ] || fail "the ledger is gone, and with it the way back"
