@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ali_enclaves_allocator.change.difference import difference
-from ali_enclaves_allocator.model.config import Config
 from ali_enclaves_allocator.model.errors import AllocatorError, LeaseInTheWay
 from ali_enclaves_allocator.model.placement import NoNodeFits
 from ali_enclaves_allocator.model.plan import Plan, choose
@@ -16,21 +15,15 @@ from ali_enclaves_allocator.model.pool import Bank, Holder, Lease, Pool, Share, 
 from ali_enclaves_allocator.model.topology import Core, PageCounts
 from tests.machines import BOOTABLE, GUEST_2X2X2, ONE_NODE, Machine
 from tests.pure.exhaustive import best_nodes
+from tests.pure.plans import config, pool_of
 
 SMALL, LARGE = 2048, 1 << 20
-
-
-def config(**keys: Any) -> Config:
-    return Config.model_validate({"memory_mib": 64, "host_memory_mib": 64} | keys)
 
 
 def standing(machine: Machine, **keys: Any) -> Pool:
     """Return the pool that a configuration makes of an empty machine."""
     asked = config(**keys)
-    plan = choose(asked, machine.topology(), Pool())
-    banks = tuple(Bank(f"bank{node}", node, plan.page_kib, pages) for node, pages in plan.pages.items() if pages)
-    shares = tuple(Share(bank.node, bank.page_kib, bank.pages) for bank in banks)
-    return Pool(plan.cores, banks, shares, asked)
+    return pool_of(choose(asked, machine.topology(), Pool()), asked)
 
 
 def lent(pool: Pool, *cpus: int, pages: int = 8, name: str = "web", online: bool = True) -> Pool:
