@@ -10,7 +10,7 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from ali_enclaves_allocator.admission import Admission
-from ali_enclaves_allocator.change.leases import is_settled, lend, settle, take_back
+from ali_enclaves_allocator.change.leases import end, is_settled, lend, settle
 from ali_enclaves_allocator.change.ledger import Ledger
 from ali_enclaves_allocator.kernel import peers
 from ali_enclaves_allocator.kernel.doors import Kernel
@@ -78,8 +78,8 @@ class Lender:
                 self._adopt(lease)
             elif not lease.granted or lease.id not in self._pidfds:
                 self._end_soon(lease.id, "what was refused before is done")
-        if not (self._settling or self._ending or is_settled(pool, self._kernel)):
-            self._settling = asyncio.ensure_future(self._settle())
+        if not self._ending:
+            self._settle_soon()
 
     async def close(self) -> None:
         """Finish what has begun and watch no more. The leases stay."""
@@ -196,6 +196,11 @@ class Lender:
             return
         self._ended(lease.id)
 
+    def _settle_soon(self) -> None:
+        """Hold again, in a task of its own, what banks are short of, such as the memory of a lease that has ended."""
+        if not (self._settling or is_settled(self._ledger.record.pool, self._kernel)):
+            self._settling = asyncio.ensure_future(self._settle())
+
     async def _settle(self) -> None:
         """Hold again what banks are short of, and let the owner see it."""
         settled = False
@@ -245,19 +250,20 @@ class Lender:
     async def _end(self, id: str, why: str) -> None:
         """Take a lease back, unless somebody else just did; raises AllocatorError."""
         try:
-            lease = await self._owner.change(partial(self._take_back, id))
+            lease = await self._owner.change(partial(self._end_now, id))
         finally:
             self._owner.tell()
+            self._settle_soon()
         if lease:
             self._refusals.pop(id, None)
             who = f"{lease.holder.comm}[{lease.holder.pid}], uid {lease.holder.uid}"
             log.info("lease %s (%s) of %s ended: %s", lease.describe(), id, who, why, extra=LEASE_ENDED)
 
-    def _take_back(self, id: str) -> Lease | None:
-        """Take a lease back if it still is there; blocking."""
+    def _end_now(self, id: str) -> Lease | None:
+        """End a lease if it still is there; blocking."""
         lease = self._find(id)
         if lease:
-            take_back(lease, self._kernel, self._ledger)
+            end(lease, self._kernel, self._ledger)
         return lease
 
     def _find(self, id: str) -> Lease | None:

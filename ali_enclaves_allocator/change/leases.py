@@ -48,10 +48,11 @@ def lend(lease: Lease, kernel: Kernel, ledger: Ledger) -> tuple[Lease, int]:
     return granted, memory
 
 
-def take_back(lease: Lease, kernel: Kernel, ledger: Ledger) -> None:
-    """End a lease: its tasks, then its CPUs, then its memory. It can be done twice.
+def end(lease: Lease, kernel: Kernel, ledger: Ledger) -> None:
+    """End a lease: its tasks, then its CPUs. It can be done twice.
 
-    With `offline: leased` its CPUs are the host's again at the end.
+    Its memory stays in its file, which nobody's lease is any more, until `settle` holds it again: to clear pages takes
+    long. With `offline: leased` its CPUs are the host's again at the end.
 
     Raises:
         AllocatorError: a step was refused; the lease stays in the ledger, no longer granted, to be tried again.
@@ -65,9 +66,7 @@ def take_back(lease: Lease, kernel: Kernel, ledger: Ledger) -> None:
             ours = rest.offline_cpus | kernel.scopes.cpus()  # any other the host may never have given
             _empty_partition(lease.cpus & ours & kernel.sysfs.online(), rest, kernel)
             _shrink_partition(rest, kernel)
-        bank = _bank(ledger.record.pool, lease)
-        kernel.banks.settle(bank, rest.lent_pages(bank))
-        rest = _let_go(bank, rest, kernel)
+        rest = _let_go(_bank(ledger.record.pool, lease), rest, kernel)
         _return_cpus(lease, rest, kernel)
         _save(ledger, rest.noting(()))
     except (AllocatorError, OSError) as error:
@@ -75,6 +74,16 @@ def take_back(lease: Lease, kernel: Kernel, ledger: Ledger) -> None:
         refused = KernelRefused.of(step, error) if isinstance(error, OSError) else error
         refused.outcome = "the lease has ended, and what it still holds is tried again"
         raise refused from error
+
+
+def take_back(lease: Lease, kernel: Kernel, ledger: Ledger) -> None:
+    """End a lease and hold its memory again.
+
+    Raises:
+        AllocatorError: a step was refused, and is tried again.
+    """
+    end(lease, kernel, ledger)
+    settle(ledger.record.pool, kernel)
 
 
 def sweep(kernel: Kernel, ledger: Ledger) -> tuple[list[Lease], list[AllocatorError]]:
@@ -87,7 +96,7 @@ def sweep(kernel: Kernel, ledger: Ledger) -> tuple[list[Lease], list[AllocatorEr
         if lease.granted and kernel.processes.alive(lease.holder):
             continue
         try:
-            take_back(lease, kernel, ledger)
+            end(lease, kernel, ledger)
             ended.append(lease)
         except AllocatorError as error:
             refused.append(error)
@@ -157,6 +166,7 @@ def _let_go(bank: Bank, rest: Pool, kernel: Kernel) -> Pool:
     """Drop a bank that only leases kept where the pool's pages are not to be held. Return the pool without it."""
     if rest.config is None or rest.config.hold_memory or bank in rest.leased_banks:
         return rest
+    kernel.banks.settle(bank, rest.lent_pages(bank))
     SetBank(bank, present=False).apply(kernel)
     return replace(rest, banks=tuple(other for other in rest.banks if other != bank))
 

@@ -86,9 +86,13 @@ class LinuxBanks:
             bound(bank.node, _Settling(where, bank, leases).run)
 
     def settled(self, bank: Bank, leases: Mapping[str, int]) -> bool:
-        """Tell whether every page of the bank is where it belongs. A bank that is not mounted cannot be settled."""
+        """Tell whether every page of the bank is where it belongs, and no file of an ended lease is left.
+
+        A bank that is not mounted cannot be settled.
+        """
         where = self._directory / bank.name
-        return not where.is_mount() or _Settling(where, bank, leases).done()
+        settling = _Settling(where, bank, leases)
+        return not where.is_mount() or (settling.done() and not settling.left())
 
     def unmount(self, bank: Bank) -> None:
         """Stop the bank's mount unit and remove its directory.
@@ -139,7 +143,7 @@ class _Settling:
                 if self.done() or not self._tries:
                     break
                 self._tries -= 1
-        for name in _files(self._where).keys() - {HOLD_FILE} - self._wanted.keys():
+        for name in self.left():
             _forget(self._where / name)
 
     def done(self) -> bool:
@@ -148,6 +152,10 @@ class _Settling:
         A holder can make its file grow while another lease's pages change hands; once all are held it cannot.
         """
         return not self._suspects() and self._is_full(_files(self._where))
+
+    def left(self) -> set[str]:
+        """Return the files that no lease has any more."""
+        return _files(self._where).keys() - {HOLD_FILE} - self._wanted.keys()
 
     def _suspects(self) -> set[str]:
         """Return the files that have or span more than their lease; all of them while a page is missing.

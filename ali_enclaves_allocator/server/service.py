@@ -129,7 +129,7 @@ class Service:
         return Reply(AcquireReply(lease=lease_view(lease), memory_fd=0), fds=[memory])
 
     async def release(self, call: Call, parameters: LeaseName) -> Nothing:
-        """End a lease and its tasks. The user of its holder and root may ask."""
+        """End a lease and its tasks; its memory is cleared afterwards. Its holder's user and root may ask."""
         try:
             await self._allocator.release(parameters.lease, call.peer)
         except AllocatorError as error:

@@ -72,11 +72,11 @@ class SimBanks:
             self._hold(bank, part)
 
     def settled(self, bank: Bank, leases: Mapping[str, int]) -> bool:
-        """Tell whether every page is allocated, and no file but the hold file has more than its lease."""
+        """Tell whether every page is allocated, and no file but the hold file has no lease or more than that."""
         mount, wanted = self._mounts.get(bank.name), {f"lease-{id}": pages for id, pages in leases.items()}
         return mount is None or (
             mount.used == mount.size
-            and all(len(pages) <= wanted.get(name, 0) for name, pages in mount.files.items() if name != HOLD)
+            and all(len(pages) <= wanted.get(name, -1) for name, pages in mount.files.items() if name != HOLD)
         )
 
     def _hold(self, bank: Bank, count: int) -> None:
@@ -85,12 +85,13 @@ class SimBanks:
             every(count, lambda: self._mounts[bank.name].extend(HOLD, bank.node))
 
     def unmount(self, bank: Bank) -> None:
-        """Unmount a bank, which frees its pages; one that is not mounted is no error."""
+        """Unmount a bank, which frees its pages; one that is not mounted is no error.
+
+        Nobody has the file of an ended lease open here.
+        """
         if bank.name not in self._mounts:
             return
         with self._simulation.effects.effect(f"unmount {bank.name}"):
-            if any(name != HOLD for name in self._mounts[bank.name].files):
-                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
             self._mounts.pop(bank.name).close()
 
     def held(self) -> Mapping[str, int]:

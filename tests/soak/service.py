@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from ali_enclaves_allocator.change.leases import is_settled
 from ali_enclaves_allocator.daemon import Daemon, Paths
 from ali_enclaves_allocator.kernel.processes import LinuxProcesses
 from ali_enclaves_allocator.model.errors import AllocatorError
@@ -339,9 +340,11 @@ class ServiceWalk(RuleBasedStateMachine):
         self.host.assert_pool_stands()
 
     async def _settled(self) -> None:
-        """Wait until the lease of every holder that was killed has ended."""
+        """Wait until the lease of every holder that was killed has ended, and its memory is held again."""
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while any(lease.holder.pid not in self.nursery.pids or not lease.granted for lease in self._leases()):
+        while any(
+            lease.holder.pid not in self.nursery.pids or not lease.granted for lease in self._leases()
+        ) or not is_settled(self._pool(), self.simulation.kernel):
             assert time.monotonic() < deadline, "a lease does not end"
             await asyncio.sleep(0.005)
             if self.daemon:

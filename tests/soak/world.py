@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ali_enclaves_allocator.change.leases import settle
+from ali_enclaves_allocator.change.leases import is_settled, settle
 from ali_enclaves_allocator.change.steps import AddPages, DissolveSlice, SetBank, SetCpu, SetDriverCpus
 from ali_enclaves_allocator.model.config import load
 from ali_enclaves_allocator.model.errors import AllocatorError, NotGivenBack
@@ -136,6 +136,7 @@ class World(Stage):
             if self._try(lambda: self.host.take_back(lease)):
                 assert lease.id not in {left.id for left in self.pool.leases}
                 assert not self.simulation.kernel.scopes.stands(lease)
+                assert self.drift or is_settled(self.pool, self.simulation.kernel)
 
     def _try(self, work: Callable[[], None]) -> bool:
         """Do what may be refused. Return whether it was not."""
@@ -180,7 +181,8 @@ class World(Stage):
         loose = self.pool.config and not self.pool.config.hold_memory  # free, so anybody's
         whole = not loose and not self.shrunk & {lease.id for lease in self.pool.leases}
         as_made = not absorbed and not self.others.stolen and not self.others.blurred
-        return idle and alive and whole and as_made and not self.drift
+        settled = is_settled(self.pool, self.simulation.kernel)  # else the process died before an end was all done
+        return idle and alive and whole and as_made and settled and not self.drift
 
     def _check_ledger_explains(self) -> None:
         """Check that all that others did not do is in the ledger."""

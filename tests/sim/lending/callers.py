@@ -10,10 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ali_enclaves_allocator.change.leases import is_settled
 from ali_enclaves_allocator.daemon import Daemon
 from ali_enclaves_allocator.kernel.processes import LinuxProcesses
 from ali_enclaves_allocator.server.contract import Peer
-from tests.sim.daemons import open_fds, socket_of
+from tests.sim.daemons import open_fds, socket_of, until
 from tests.sim.host import Host
 from tests.sim.tasks import SimProcesses
 
@@ -62,11 +63,17 @@ class Caller:
                 pipe.close()
 
 
-def assert_whole(host: Host, daemon: Daemon) -> None:
-    """Check that all of the pool is free."""
+async def assert_whole(host: Host, daemon: Daemon) -> None:
+    """Check that all of the pool is free, once the memory of ended leases is held again."""
+    await until_settled(host)
     host.assert_pool_stands()
     assert host.record.pool.leases == ()
     assert daemon.leases() == ()
+
+
+async def until_settled(host: Host) -> None:
+    """Wait until every page that no lease has is held."""
+    await until(lambda: is_settled(host.record.pool, host.simulation.kernel))
 
 
 def peer_of(uid: int) -> Peer:

@@ -35,7 +35,7 @@ def test_who_may_release(host: Host, call_from: Callable[..., Caller]) -> None:
                 )
                 assert lease["holder"]["uid"] == 1001
                 await daemon.release(lease["id"], peer_of(uid))
-                assert_whole(host, daemon)
+                await assert_whole(host, daemon)
                 await asyncio.to_thread(caller.process.wait, 10)
                 with pytest.raises(NoSuchLease):
                     await daemon.release(lease["id"], peer_of(uid))
@@ -107,7 +107,7 @@ def test_what_cannot_be_asked(
             reply = await call_from().call("Acquire", **ASKED | asked)
             assert reply | told == reply
             assert host.effects.names == before
-            assert_whole(host, daemon)
+            await assert_whole(host, daemon)
 
     run(test)
 
@@ -143,7 +143,7 @@ def test_annotations_that_no_ledger_could_hold_break_nothing(text: str, host: Ho
             assert b'"lease"' not in await reader.read(65536)
             writer.close()
         async with running(host) as daemon:
-            assert_whole(host, daemon)
+            await assert_whole(host, daemon)
 
     run(test)
 
@@ -223,7 +223,7 @@ def test_one_process_may_hold_two_leases(host: Host, call_from: Callable[..., Ca
             assert not set(one["cpus"]) & set(two["cpus"])
             caller.process.kill()
             await until(lambda: not host.record.pool.leases)
-            assert_whole(host, daemon)
+            await assert_whole(host, daemon)
 
     run(test)
 
@@ -311,7 +311,7 @@ def test_a_thousand_leases_by_eight_clients_leave_nothing(
             ends = await asyncio.gather(*(farm(seed) for seed in range(clients)))
             await until(lambda: not host.record.pool.leases)
             await until(lambda: not daemon._endpoint._server._clients)  # type: ignore[union-attr]
-            assert_whole(host, daemon)
+            await assert_whole(host, daemon)
             assert daemon_fds() == fds
             assert not (daemon._lender._pidfds or daemon._lender._ending or daemon._lender._lending)
             total = {name: sum(end.get(name, 0) for end in ends) for end in ends for name in end}

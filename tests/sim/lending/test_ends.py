@@ -18,7 +18,7 @@ from ali_enclaves_allocator.model.events import LEASE_ENDED, LEASE_GRANTED
 from ali_enclaves_allocator.model.lease import Request
 from tests.sim.daemons import new_daemon, running, until
 from tests.sim.host import Host
-from tests.sim.lending.callers import ASKED, Caller, assert_whole, daemon_fds, peer_of, run
+from tests.sim.lending.callers import ASKED, CONFIG, Caller, assert_whole, daemon_fds, peer_of, run, until_settled
 
 
 def test_a_lease_ends_when_its_holder_is_killed(
@@ -41,7 +41,7 @@ def test_a_lease_ends_when_its_holder_is_killed(
             host.assert_pool_stands()
             caller.process.kill()
             await until(lambda: not host.record.pool.leases)
-            assert_whole(host, daemon)
+            await assert_whole(host, daemon)
         host.assert_untouched()
 
     with caplog.at_level(logging.INFO):
@@ -50,6 +50,31 @@ def test_a_lease_ends_when_its_holder_is_killed(
     told = [(events[r.MESSAGE_ID], r.getMessage()) for r in caplog.records if getattr(r, "MESSAGE_ID", "") in events]
     assert [words for words, _ in told] == ["granted to", "its holder ended"]
     assert all(words in message and "web (CPUs 6-7, 16 MiB)" in message for words, message in told)
+
+
+def test_a_release_is_answered_before_the_memory_is_clear(host: Host, call_from: Callable[..., Caller]) -> None:
+    """To clear pages takes long: only who asks for memory waits for it."""
+
+    async def test() -> None:
+        async with running(host) as daemon:
+            first, root, next_one = call_from(), call_from(), call_from()
+            everything = ASKED | {"memory_mib": CONFIG["memory_mib"]}
+            lease = (await first.call("Acquire", **everything))["lease"]
+            cleared = threading.Event()
+            host.effects.before("cut bank", lambda: None if cleared.wait(10) else pytest.fail("it was waited for"))
+            assert await root.call("Release", lease=lease["id"]) == {"fds": []}
+            assert (await root.call("GetPool"))["pool"]["leases"] == 0
+            asking = asyncio.ensure_future(next_one.call("Acquire", **everything))
+            await asyncio.sleep(0.05)
+            assert not asking.done()
+            cleared.set()
+            assert "lease" in await asking
+            next_one.end()
+            await until(lambda: not host.record.pool.leases)
+            await assert_whole(host, daemon)
+        host.assert_untouched()
+
+    run(test)
 
 
 @pytest.mark.parametrize("keep", [True, False], ids=["restart", "stop and start"])
@@ -68,7 +93,7 @@ def test_a_lease_outlives_the_daemon(keep: bool, host: Host, call_from: Callable
             assert host.record.pool.cpus == {4, 5, 6, 7}
             caller.process.kill()
             await until(lambda: not host.record.pool.leases)
-            assert_whole(host, successor)
+            await assert_whole(host, successor)
         host.assert_untouched()
 
     run(test)
@@ -87,7 +112,7 @@ def test_a_holder_that_ends_while_no_daemon_runs(broken: bool, host: Host, call_
             host.config_path.write_text("memory_mib: much\n")
         async with running(host) as successor:
             assert successor.state == ("degraded" if broken else "ready")
-            assert_whole(host, successor)
+            await assert_whole(host, successor)
         host.assert_untouched()
 
     run(test)
@@ -131,6 +156,7 @@ def test_a_holder_that_ends_while_its_lease_is_released(
             assert "lease" in reply or reply["error"] == "InsufficientCpus"
             await until(lambda: not daemon._lender._ending)
             assert len(daemon.leases()) == ("lease" in reply)
+            await until_settled(host)
             host.assert_pool_stands()
             next_one.end()
         host.assert_untouched()
@@ -160,7 +186,7 @@ def test_what_could_not_be_taken_back_is_tried_again(
             host.simulation.tasks.clear()
             daemon.look()
             await until(lambda: not host.record.pool.leases)
-            assert_whole(host, daemon)
+            await assert_whole(host, daemon)
         host.assert_untouched()
 
     run(test)
@@ -186,7 +212,7 @@ def test_a_holder_that_ends_while_the_ledger_cannot_be_written(
                 await until(lambda: "cannot write the ledger" in caplog.text and not daemon._lender._ending)
             daemon.look()
             await until(lambda: not host.record.pool.leases)
-            assert_whole(host, daemon)
+            await assert_whole(host, daemon)
         host.assert_untouched()
 
     run(test)
@@ -214,7 +240,7 @@ def test_a_caller_that_is_cancelled_gets_no_lease(host: Host, call_from: Callabl
                     os.close(memory)
                     await daemon.release(lease.id, peer)
                 await until(lambda: not daemon._lender._lending and not daemon._lender._ending)
-                assert_whole(host, daemon)
+                await assert_whole(host, daemon)
                 assert daemon_fds() == fds
 
     host.simulation.kill = lambda pid: host.simulation.scopes.clear()  # type: ignore[method-assign]
@@ -260,7 +286,7 @@ def test_pages_taken_while_they_changed_hands_are_held_again(
                 daemon.look()
                 assert daemon.state == "degraded"
                 await until(lambda: daemon.state == "ready")
-            assert_whole(host, daemon)
+            await assert_whole(host, daemon)
         host.assert_untouched()
 
     run(test)

@@ -66,7 +66,7 @@ def test_a_reused_pid_is_not_the_holder(host: Host, call_from: Callable[..., Cal
         path.write_text(path.read_text().replace(f'"started": {started}', f'"started": {started - 1}'))
         assert host.record.pool.leases[0].holder.started == started - 1
         async with running(host) as successor:
-            assert_whole(host, successor)
+            await assert_whole(host, successor)
         host.assert_untouched()
 
     run(test)
@@ -90,7 +90,7 @@ def test_a_pid_that_is_reused_while_the_daemon_starts(host: Host, call_from: Cal
             )
             daemon._lender.watch()
             await until(lambda: not daemon._ledger.record.pool.leases)
-            assert_whole(host, daemon)
+            await assert_whole(host, daemon)
 
     run(test)
 
@@ -123,7 +123,7 @@ def test_a_holder_that_is_gone_before_it_is_answered(host: Host) -> None:
                 )
                 assert child.returncode == 0
             await until(lambda: not host.record.pool.leases)
-            assert_whole(host, daemon)
+            await assert_whole(host, daemon)
 
     run(test)
 
@@ -144,7 +144,7 @@ def test_a_caller_that_does_not_read_the_answer_has_its_lease_until_it_ends(onew
                 assert caller.poll() is None
                 caller.kill()
             await until(lambda: not host.record.pool.leases)
-            assert_whole(host, daemon)
+            await assert_whole(host, daemon)
             await until(lambda: daemon_fds() == fds)
         host.assert_untouched()
 
@@ -166,7 +166,7 @@ def test_a_caller_is_not_said_to_have_ended_when_we_lack_descriptors(
                     reply = await caller.call("Acquire", **ASKED)
                 assert reply["error"] == "KernelRefused"
                 assert reply["message"] == "cannot watch the caller: Too many open files; nothing was changed"
-            assert_whole(host, daemon)
+            await assert_whole(host, daemon)
             assert "lease" in await caller.call("Acquire", **ASKED)
             caller.end()
 
@@ -195,7 +195,7 @@ def test_a_lease_whose_holder_cannot_be_watched_yet_does_not_end(
         assert [entry.id for entry in successor.leases()] == [lease["id"]]
         caller.process.kill()
         await until(lambda: not host.record.pool.leases)
-        assert_whole(host, successor)
+        await assert_whole(host, successor)
         await successor.stop(keep=False)
         host.assert_untouched()
 
@@ -244,6 +244,6 @@ def test_a_holder_whose_pid_is_another_s_is_not_moved_into_a_scope(
                     assert (reply["error"], reply["pid"]) == ("HolderGone", caller.pid)
                     assert reply["message"].endswith("has ended; nothing is lent")
                 await until(lambda: not host.record.pool.leases)
-                assert_whole(host, daemon)
+                await assert_whole(host, daemon)
 
     run(test)
