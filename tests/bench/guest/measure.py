@@ -209,6 +209,7 @@ def lease() -> Iterator[Times]:
         times = {}
         for name, part in (("whole", pages), ("quarter", pages // 4)):
             times[f"{name}_acquire"], times[f"{name}_release"] = _lend(len(cpus), 2 * part)
+            times[f"{name}_clear"] = timed(_until_clear)
         systemctl("stop")
         for name, part in (("whole", pages), ("quarter", pages // 4)):
             [times[f"{name}_bare"]] = bare("fallocate", node, pages, part)
@@ -234,6 +235,12 @@ def _lend(cpu_count: int, memory_mib: int) -> tuple[float, float]:
         ended = timed(lambda: client.call(f"{NAME}.Release", {"lease": id}))
     os.waitpid(child, 0)
     return took, ended
+
+
+def _until_clear() -> None:
+    """Wait until the memory of ended leases is clear and held again."""
+    while list(RUN.glob("bank*/lease-*")):
+        time.sleep(0.01)
 
 
 def idle() -> Iterator[Times]:
