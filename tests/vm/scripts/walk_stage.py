@@ -52,14 +52,14 @@ class Stage:
         view = service.pool() if oracle.running else {"config": None, "reason": "it does not run", "drift": []}
         accepted = self.file.valid and view["config"] == self.file.config()
         accepted = accepted and (not view["reason"] or bool(view["drift"]))
-        in_the_way = self.tenants or self.others.away or self.others.spinning
+        in_the_way = {*self.tenants, *self.others.away, *(["spinning"] if self.others.spinning else [])}
         if self.file.sure and not in_the_way and not accepted:
             raise Broken(f"the file {self.file} was refused: {view['reason']}")
-        if not accepted or (oracle.whole and self.file is oracle.force):
+        if not accepted or (oracle.whole and self.file is oracle.force and oracle.around <= in_the_way):
             self.require_machine(before)
         oracle.refused = not accepted
         if accepted:
-            oracle.force, oracle.whole = self.file, True
+            oracle.force, oracle.whole, oracle.around = self.file, True, in_the_way
 
     def outcome(self) -> str:
         """Say what became of the file."""
