@@ -78,7 +78,7 @@ class Oracle:
         self.whole = True
         """Whether the pool is what the file in force asks; a stop leaves of it what leases hold."""
         self.around: set[object] = set()
-        """What the pool was chosen around, leases and CPUs of others: when one of them is gone a restart chooses anew."""
+        """What the pool was chosen around: leases, CPUs of others. Without one of them a restart chooses anew."""
         self._witness = Witness(others, tenants)
         self._witness.start()
 
