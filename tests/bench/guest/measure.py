@@ -220,21 +220,30 @@ def lease() -> Iterator[Times]:
 def _lend(cpu_count: int, memory_mib: int) -> tuple[float, float]:
     """Let a child take a lease, and end it. Return the seconds of Acquire and of Release."""
     read, write = os.pipe()
-    child = os.fork()
-    if not child:
-        with Client(SOCKET, timeout=None) as client:
-            asked = {"cpu_count": cpu_count, "memory_mib": memory_mib}
-            begin = time.monotonic()
-            reply, _ = client.call_for_fds(f"{NAME}.Acquire", asked)
-            os.write(write, json.dumps([time.monotonic() - begin, reply["lease"]["id"]]).encode())
-            signal.pause()
-    took, id = json.loads(os.read(read, 4096))
-    os.close(read)
+    if not (child := os.fork()):
+        try:
+            _hold(write, {"cpu_count": cpu_count, "memory_mib": memory_mib, "online": False})
+        finally:
+            os._exit(1)
     os.close(write)
+    told = os.read(read, 4096)
+    os.close(read)
+    if not told:
+        raise SystemExit("measure: the lease was refused, as is told above")
+    took, id = json.loads(told)
     with Client(SOCKET, timeout=None) as client:
         ended = timed(lambda: client.call(f"{NAME}.Release", {"lease": id}))
     os.waitpid(child, 0)
     return took, ended
+
+
+def _hold(write: int, asked: dict[str, object]) -> None:
+    """Take a lease, tell how long that took and its id, and hold it until the end of it ends this process."""
+    with Client(SOCKET, timeout=None) as client:
+        begin = time.monotonic()
+        reply, _ = client.call_for_fds(f"{NAME}.Acquire", asked)
+        os.write(write, json.dumps([time.monotonic() - begin, reply["lease"]["id"]]).encode())
+        signal.pause()
 
 
 def _until_clear() -> None:
