@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -223,8 +224,9 @@ def _lend(cpu_count: int, memory_mib: int) -> tuple[float, float]:
     if not (child := os.fork()):
         try:
             _hold(write, {"cpu_count": cpu_count, "memory_mib": memory_mib, "online": False})
-        finally:
-            os._exit(1)
+        except Exception:
+            traceback.print_exc()
+        os._exit(1)
     os.close(write)
     told = os.read(read, 4096)
     os.close(read)
