@@ -133,6 +133,7 @@ class Lender:
             os.close(pidfd)
             raise
         self._watch(lease, pidfd)
+        self._settle_soon()
         who = f"{holder.comm}[{holder.pid}], uid {holder.uid}"
         log.info("lease %s (%s) granted to %s", lease.describe(), lease.id, who, extra=LEASE_GRANTED)
         self._owner.tell()
@@ -197,7 +198,7 @@ class Lender:
         self._ended(lease.id)
 
     def _settle_soon(self) -> None:
-        """Hold again, in a task of its own, what banks are short of, such as the memory of a lease that has ended."""
+        """Hold, in a task of its own, what a new lease left over, what an ended one had, and what came free else."""
         if not (self._settling or is_settled(self._ledger.record.pool, self._kernel)):
             self._settling = asyncio.ensure_future(self._settle())
 

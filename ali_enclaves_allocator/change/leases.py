@@ -19,8 +19,9 @@ log = logging.getLogger(__name__)
 def lend(lease: Lease, kernel: Kernel, ledger: Ledger) -> tuple[Lease, int]:
     """Carry a lease out. Return it as it stands, and the fd of its memory, which is the caller's.
 
-    The ledger knows the lease before anything is done, and calls it granted before anybody is answered. The scope
-    comes last, because the end of a scope is the end of those in it, and a caller that is refused lives on.
+    The bank is settled later: what is left of it must be cleared, which takes long and is no matter of this lease. The
+    ledger knows the lease before anything is done, and calls it granted before anybody is answered. The scope comes
+    last, because the end of a scope is the end of those in it, and a caller that is refused lives on.
 
     Raises:
         AllocatorError: a step failed, and the lease was taken back.
@@ -30,8 +31,7 @@ def lend(lease: Lease, kernel: Kernel, ledger: Ledger) -> tuple[Lease, int]:
     pool, memory = ledger.record.pool, -1
     granted = replace(lease, granted=True)
     try:
-        bank = _bank(pool, lease)
-        memory = kernel.banks.carve(bank, lease, pool.lent_pages(bank))
+        memory = kernel.banks.carve(_bank(pool, lease), lease)
         _take_cpus(lease, pool, kernel)
         _save(ledger, pool.with_lease(granted))
         _require_alive(kernel, lease)

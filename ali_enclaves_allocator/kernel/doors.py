@@ -16,8 +16,8 @@ class Banks(Protocol):
     def mount(self, bank: Bank) -> None:
         """Mount a bank of exactly its size; one that is mounted already stays as it is."""
 
-    def carve(self, bank: Bank, lease: Lease, leases: Mapping[str, int]) -> int:
-        """Give a lease its pages, clear, as a file of its holder's, and settle the bank. Return the file's fd."""
+    def carve(self, bank: Bank, lease: Lease) -> int:
+        """Give a lease its pages, clear, as a file of its holder's. Return the file's fd. The bank is to be settled."""
 
     def settle(self, bank: Bank, leases: Mapping[str, int]) -> None:
         """Leave each lease its pages, by its id, and nobody else any; hold all others, as far as they can be had."""

@@ -1,9 +1,10 @@
 """The door to banks: hugetlbfs mounts, owned by systemd, whose hold file keeps the pool's pages from anybody else.
 
 A mount of a fixed size reserves a count of pages on any node; only pages allocated to a file are held for certain
-and on one node. So a bank is mounted, then its hold file is filled under a memory policy. Pages go from one file to
-another one at a time: between the two only their count is promised, so where other programs have idle pages on
-another node, they may take one of this node instead.
+and on one node. So a bank is mounted, then its hold file is filled under a memory policy. All that this file has lies
+beyond its end, so that it can become a lease's file, which ends with the lease's last page. Pages go from one file to
+another one at a time: between the two only their count is promised, so where other programs have idle pages on another
+node, they may take one of this node instead.
 """
 
 import errno
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ali_enclaves_allocator.kernel.allocation import allocate_hidden, punch
 from ali_enclaves_allocator.kernel.mempolicy import bound
 from ali_enclaves_allocator.kernel.systemd import systemd
 from ali_enclaves_allocator.model.pool import Bank, Lease
@@ -52,22 +54,24 @@ class LinuxBanks:
             *(f"--options={options}", f"--description=Enclave memory of node {bank.node}", "hugetlbfs", str(where)),
         )
 
-    def carve(self, bank: Bank, lease: Lease, leases: Mapping[str, int]) -> int:
-        """Make the hold file the lease's file, cut to its pages, and hold the rest in a new one. Return its fd.
+    def carve(self, bank: Bank, lease: Lease) -> int:
+        """Make the hold file the lease's file, which ends with the lease's last page. Return its fd.
 
-        The lease's pages never leave their file, and are clear because nobody had them yet.
+        The lease's pages never leave their file, and are clear because nobody had them yet. What is too much of it
+        lies beyond its end, clear too, until `settle` holds it.
 
         Raises:
             OSError: the hold file has too few pages.
         """
-        where = self._directory / bank.name
+        hold = self._directory / bank.name / HOLD_FILE
         size = lease.pages * bank.page_kib * 1024
-        file = os.open(where / HOLD_FILE, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        file = os.open(hold, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            _require(file, size)
-            os.rename(where / HOLD_FILE, where / f"{LEASE_FILE}{lease.id}")
-            self.settle(bank, leases)
-            _require(file, size)
+            if os.fstat(file).st_blocks * 512 < size:
+                raise OSError(errno.ENOSPC, "the bank holds fewer pages than the lease")
+            os.rename(hold, hold.with_name(f"{LEASE_FILE}{lease.id}"))
+            with _opened(hold, os.O_CREAT):
+                os.posix_fallocate(file, 0, size)
             os.fchmod(file, 0o600)
             os.fchown(file, lease.holder.uid, lease.holder.gid)
         except BaseException:
@@ -173,21 +177,29 @@ class _Settling:
         return sum(stats.st_blocks for stats in files.values()) * 512 == self._pages * self._page
 
     def _cut(self, file: int, wanted: int, hold: int) -> None:
-        """Cut a file, page by page, and hold each. Truncating also frees what it has or reserved beyond its end."""
-        pages = min(os.fstat(file).st_size // self._page, self._pages)
-        os.ftruncate(file, pages * self._page)
-        for left in range(pages - 1, wanted - 1, -1):
-            os.ftruncate(file, left * self._page)
+        """Cut a file, page by page, and hold each: first those beyond its end, which nobody can map.
+
+        In the end, truncating also frees what was only reserved, by a mapping.
+        """
+        stats = os.fstat(file)
+        end = min(stats.st_size // self._page, self._pages)
+        if stats.st_size > end * self._page:
+            os.ftruncate(file, end * self._page)
+        for page in range(stats.st_blocks * 512 // self._page - 1, max(end, wanted) - 1, -1):
+            punch(file, page * self._page, self._page)
             self._hold(hold)
+        for page in range(end - 1, wanted - 1, -1):
+            os.ftruncate(file, page * self._page)
+            self._hold(hold)
+        os.ftruncate(file, min(end, wanted) * self._page)
 
     def _hold(self, hold: int) -> None:
-        """Make the hold file as large as the mount has room for; where a page was taken, wait for it."""
+        """Let the hold file have all that the mount has room for; where a page was taken, wait for it."""
         while True:
-            counts, stats = os.statvfs(hold), os.fstat(hold)
-            size = counts.f_bfree * self._page + stats.st_blocks * 512
+            free, has = os.statvfs(hold).f_bfree, os.fstat(hold).st_blocks * 512
             try:
-                if size > stats.st_size:
-                    os.posix_fallocate(hold, stats.st_size, size - stats.st_size)
+                if free:
+                    allocate_hidden(hold, has, free * self._page)
                 return
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.ENOMEM):
@@ -196,17 +208,6 @@ class _Settling:
                 return
             self._tries -= 1
             time.sleep(PAUSE_SECONDS)
-
-
-def _require(file: int, size_bytes: int) -> None:
-    """Check that a file has all the pages of a lease.
-
-    Raises:
-        OSError: it has fewer.
-    """
-    stats = os.fstat(file)
-    if min(stats.st_size, stats.st_blocks * 512) < size_bytes:
-        raise OSError(errno.ENOSPC, "the bank holds fewer pages than the lease")
 
 
 def _files(where: Path) -> dict[str, os.stat_result]:

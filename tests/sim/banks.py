@@ -31,8 +31,8 @@ class SimBanks:
                 raise OSError(errno.EIO, "systemd-mount: Cannot allocate memory")
             self._mounts[bank.name] = mount
 
-    def carve(self, bank: Bank, lease: Lease, leases: Mapping[str, int]) -> int:
-        """Make the hold file the lease's, and settle the bank. Return a file of the lease's size."""
+    def carve(self, bank: Bank, lease: Lease) -> int:
+        """Make the hold file the lease's. Return a file of the lease's size."""
         if bank.name not in self._mounts or HOLD not in self._mounts[bank.name].files:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         files = self._mounts[bank.name].files
@@ -40,7 +40,7 @@ class SimBanks:
             raise OSError(errno.ENOSPC, "the bank holds fewer pages than the lease")
         with self._simulation.effects.effect(f"rename {bank.name}"):
             files[f"lease-{lease.id}"] = files.pop(HOLD)
-        self.settle(bank, leases)
+        files[HOLD] = []
         with self._simulation.effects.effect(f"own {bank.name}"):
             file = os.memfd_create(f"lease-{lease.id}")
             os.ftruncate(file, lease.pages * bank.page_kib * 1024)

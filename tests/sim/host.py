@@ -96,7 +96,7 @@ class Host:
         self.process(recover)
 
     def lend(self, pid: int, **asked: Any) -> Lease:
-        """Lend to a process, by an allocator that then ends. The holder's descriptor of the memory is closed."""
+        """Lend to a process and settle, by allocators that then end. The holder's fd of the memory is closed."""
         leases: list[Lease] = []
 
         def lend_once(kernel: Kernel, ledger: Ledger) -> None:
@@ -124,6 +124,9 @@ class Host:
             leases.append(lease)
 
         self.process(lend_once)
+        done = self.done
+        self.process(lambda kernel, ledger: leases_.settle(ledger.record.pool, kernel) and None)
+        self.done = done
         return leases[0]
 
     def take_back(self, lease: Lease) -> None:

@@ -18,7 +18,7 @@ from ali_enclaves_allocator.model.events import LEASE_ENDED, LEASE_GRANTED
 from ali_enclaves_allocator.model.lease import Request
 from tests.sim.daemons import new_daemon, running, until
 from tests.sim.host import Host
-from tests.sim.lending.callers import ASKED, CONFIG, Caller, assert_whole, daemon_fds, peer_of, run, until_settled
+from tests.sim.lending.callers import ASKED, Caller, assert_whole, daemon_fds, peer_of, run, until_settled
 
 
 def test_a_lease_ends_when_its_holder_is_killed(
@@ -38,6 +38,7 @@ def test_a_lease_ends_when_its_holder_is_killed(
             assert pool["summary"].endswith("; 1 lease: web (CPUs 6-7, 16 MiB)")
             assert {use["use"] for use in pool["nodes"][0]["cores"]} == {"kept", "host", "pool", "leased"}
             assert pool["nodes"][0]["hugepages"][0] | {"leased": 8, "free": 24} == pool["nodes"][0]["hugepages"][0]
+            await until_settled(host)
             host.assert_pool_stands()
             caller.process.kill()
             await until(lambda: not host.record.pool.leases)
@@ -52,23 +53,31 @@ def test_a_lease_ends_when_its_holder_is_killed(
     assert all(words in message and "web (CPUs 6-7, 16 MiB)" in message for words, message in told)
 
 
-def test_a_release_is_answered_before_the_memory_is_clear(host: Host, call_from: Callable[..., Caller]) -> None:
-    """To clear pages takes long: only who asks for memory waits for it."""
+@pytest.mark.parametrize("releasing", [False, True], ids=["Acquire", "Release"])
+def test_nobody_waits_until_memory_is_clear_but_who_asks_next(
+    releasing: bool, host: Host, call_from: Callable[..., Caller]
+) -> None:
+    """To clear pages takes long: what a lease leaves over, and what it had."""
 
     async def test() -> None:
         async with running(host) as daemon:
             first, root, next_one = call_from(), call_from(), call_from()
-            everything = ASKED | {"memory_mib": CONFIG["memory_mib"]}
-            lease = (await first.call("Acquire", **everything))["lease"]
             cleared = threading.Event()
+            if releasing:
+                lease = (await first.call("Acquire", **ASKED))["lease"]
+                await until_settled(host)
             host.effects.before("cut bank", lambda: None if cleared.wait(10) else pytest.fail("it was waited for"))
-            assert await root.call("Release", lease=lease["id"]) == {"fds": []}
-            assert (await root.call("GetPool"))["pool"]["leases"] == 0
-            asking = asyncio.ensure_future(next_one.call("Acquire", **everything))
+            if releasing:
+                assert await root.call("Release", lease=lease["id"]) == {"fds": []}
+            else:
+                assert "lease" in await first.call("Acquire", **ASKED)
+            assert (await root.call("GetPool"))["pool"]["leases"] == 1 - releasing
+            asking = asyncio.ensure_future(next_one.call("Acquire", **ASKED))
             await asyncio.sleep(0.05)
             assert not asking.done()
             cleared.set()
             assert "lease" in await asking
+            first.end()
             next_one.end()
             await until(lambda: not host.record.pool.leases)
             await assert_whole(host, daemon)
