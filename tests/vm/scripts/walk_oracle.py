@@ -138,6 +138,7 @@ class Oracle:
     def _soon(self) -> Iterator[str]:
         """Tell what is not in order, or not yet."""
         yield from self._scopes()
+        yield from self._files()
         if self.running:
             view = service.pool()
             yield from self._told(view)
@@ -159,6 +160,14 @@ class Oracle:
             cpus, always = frozenset(), False
         yield from self._cpus(cpus, always)
         yield from self._pages(asked)
+
+    def _files(self) -> Iterator[str]:
+        """Compare what is allocated to the files of leases with what each has; one that ended has none."""
+        for path in BANKS.glob("bank*/lease-*"):
+            tenant = self.tenants.get(path.name.removeprefix("lease-"))
+            wanted, has = tenant.mib << 20 if tenant else -1, path.stat().st_blocks * 512
+            if has != wanted:
+                yield f"{path} has {has} bytes, wanted {wanted if tenant else 'no such file'}"
 
     def _told(self, view: dict) -> Iterator[str]:
         """Compare what the daemon says with the file in force, and with the tenants that live."""

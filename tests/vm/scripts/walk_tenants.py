@@ -115,8 +115,8 @@ def _live(port: socket.socket, reply: dict, file: int) -> None:
         while port.recv(1) == ASK:
             stats = os.fstat(file)
             lost = [at // step for at in range(0, size, PAGE) if memory[at : at + len(mark)] != mark]
-            short = (stats.st_size, stats.st_blocks * 512) != (size, size)
-            seen = f"its file has {stats.st_size} bytes, {stats.st_blocks * 512} of them allocated, wanted {size}"
+            short = stats.st_size != size or stats.st_blocks * 512 < size
+            seen = f"its file has {stats.st_size} bytes, allocated are {stats.st_blocks * 512}, wanted {size}"
             _say(port, f"pages {lost} were overwritten" if lost else seen if short else WHOLE)
 
 
