@@ -214,6 +214,7 @@ def lease() -> Iterator[Times]:
         systemctl("stop")
         for name, part in (("whole", pages), ("quarter", pages // 4)):
             [times[f"{name}_bare"]] = bare("fallocate", node, pages, part)
+        times["scope"] = timed(_start_and_stop_scope)
         systemctl("start")
         yield times
 
@@ -246,6 +247,15 @@ def _hold(write: int, asked: dict[str, object]) -> None:
         reply, _ = client.call_for_fds(f"{NAME}.Acquire", asked)
         os.write(write, json.dumps([time.monotonic() - begin, reply["lease"]["id"]]).encode())
         signal.pause()
+
+
+def _start_and_stop_scope() -> None:
+    """Have systemd put a process into a scope, and end that, by the commands that a lease takes."""
+    manager = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
+    with subprocess.Popen(["sleep", "infinity"]) as process:
+        pids = ("1", "PIDs", "au", "1", str(process.pid), "0")
+        run("busctl", "call", *manager, "StartTransientUnit", "ssa(sv)a(sa(sv))", "bench.scope", "fail", *pids)
+        run("systemctl", "stop", "bench.scope")
 
 
 def _until_clear() -> None:

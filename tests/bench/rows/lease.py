@@ -22,7 +22,9 @@ def _calls(name: str, times: list[Times]) -> Figure:
     """Compare the sum of both calls, and tell them apart."""
     work, target = TARGETS[name]
     acquire, release = (seconds(median(one[f"{name}_{call}"] for one in times)) for call in ("acquire", "release"))
-    return _figure(f"Acquire + Release of {work}", name, times, CALLS, target, f"Acquire {acquire}, Release {release}")
+    scope = seconds(median(one["scope"] for one in times))
+    note = f"Acquire {acquire}, Release {release}; to start and stop a scope by the same commands, by hand: {scope}"
+    return _figure(f"Acquire + Release of {work}", name, times, CALLS, target, note)
 
 
 def _until_clear(name: str, times: list[Times]) -> Figure:
