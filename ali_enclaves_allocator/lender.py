@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+MOMENT_SECONDS = 0.1
+"""How long settling may keep others from a change."""
+
 
 class Owner(Protocol):
     """What the lender asks of whoever owns the pool."""
@@ -203,16 +206,21 @@ class Lender:
             self._settling = asyncio.ensure_future(self._settle())
 
     async def _settle(self) -> None:
-        """Hold again what banks are short of, and let the owner see it."""
-        settled = False
+        """Hold again what banks are short of, for a moment at a time: others want to change something, too."""
+        most = sum(bank.pages for bank in self._ledger.record.pool.banks)  # each time moves a page
         try:
-            settled = await self._owner.change(lambda: settle(self._ledger.record.pool, self._kernel))
+            while not await self._owner.change(self._settle_some) and most > 0:
+                most -= 1
         except AllocatorError as error:
             self._tell_once("banks", error)
         finally:
             self._settling = None
-        if settled:
+        if is_settled(self._ledger.record.pool, self._kernel):
             self._owner.look()
+
+    def _settle_some(self) -> bool:
+        """Settle for a moment; blocking. Return whether all was done that can be done."""
+        return settle(self._ledger.record.pool, self._kernel, MOMENT_SECONDS)
 
     def _tell_once(self, key: str, error: AllocatorError) -> None:
         """Log why something could not be done, unless that was the last thing said of it."""

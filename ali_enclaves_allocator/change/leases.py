@@ -109,17 +109,20 @@ def sweep(kernel: Kernel, ledger: Ledger) -> tuple[list[Lease], list[AllocatorEr
     return ended, refused
 
 
-def settle(pool: Pool, kernel: Kernel) -> bool:
-    """Hold again what banks are short of, and cut what a holder has beyond its lease. Return whether all is in order.
+def settle(pool: Pool, kernel: Kernel, seconds: float | None = None) -> bool:
+    """Hold again what banks are short of, and cut what a holder has beyond its lease.
+
+    Return whether all was done that can be done, which in so many seconds it need not be.
 
     Raises:
         KernelRefused: the kernel refused a step.
     """
     try:
-        for bank in pool.banks:
-            if not kernel.banks.settled(bank, pool.lent_pages(bank)):
-                kernel.banks.settle(bank, pool.lent_pages(bank))
-        return is_settled(pool, kernel)
+        return all(
+            kernel.banks.settled(bank, pool.lent_pages(bank))
+            or kernel.banks.settle(bank, pool.lent_pages(bank), seconds)
+            for bank in pool.banks
+        )
     except OSError as error:
         raise KernelRefused.of("hold the pool's pages", error) from error
 

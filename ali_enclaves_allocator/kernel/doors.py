@@ -19,8 +19,11 @@ class Banks(Protocol):
     def carve(self, bank: Bank, lease: Lease) -> int:
         """Give a lease its pages, clear, as a file of its holder's. Return the file's fd. The bank is to be settled."""
 
-    def settle(self, bank: Bank, leases: Mapping[str, int]) -> None:
-        """Leave each lease its pages, by its id, and nobody else any; hold all others, as far as they can be had."""
+    def settle(self, bank: Bank, leases: Mapping[str, int], seconds: float | None = None) -> bool:
+        """Leave each lease its pages, by its id, and nobody else any; hold all others, as far as they can be had.
+
+        With a time to be done in, which a page may exceed, return False where that has run out.
+        """
 
     def settled(self, bank: Bank, leases: Mapping[str, int]) -> bool:
         """Tell whether there is nothing to settle; so it is for a bank that is not mounted."""

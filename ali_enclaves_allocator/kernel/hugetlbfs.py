@@ -79,15 +79,19 @@ class LinuxBanks:
             raise
         return file
 
-    def settle(self, bank: Bank, leases: Mapping[str, int]) -> None:
+    def settle(self, bank: Bank, leases: Mapping[str, int], seconds: float | None = None) -> bool:
         """Cut every file to the pages that its lease has, none without a lease, and hold all others.
 
         Who still maps what is cut off gets SIGBUS. Where a page was taken in between and does not come back within
         a moment, the hold file stays short of it until this is called again.
+
+        Return whether it came to its end, and not only to that of its time.
         """
         where = self._directory / bank.name
+        settling = _Settling(where, bank, leases, seconds)
         if where.is_mount():
-            bound(bank.node, _Settling(where, bank, leases).run)
+            bound(bank.node, settling.run)
+        return not settling.interrupted
 
     def settled(self, bank: Bank, leases: Mapping[str, int]) -> bool:
         """Tell whether every page of the bank is where it belongs, and no file of an ended lease is left.
@@ -131,7 +135,11 @@ class LinuxBanks:
 class _Settling:
     """One settling of a bank. It has a limited patience with those who take pages."""
 
-    def __init__(self, where: Path, bank: Bank, leases: Mapping[str, int]) -> None:
+    interrupted = False
+    """Whether its time ran out, after one page at least."""
+
+    def __init__(self, where: Path, bank: Bank, leases: Mapping[str, int], seconds: float | None = None) -> None:
+        self._deadline = None if seconds is None else time.monotonic() + seconds
         self._where, self._pages, self._page = where, bank.pages, bank.page_kib * 1024
         self._wanted = {f"{LEASE_FILE}{id}": pages for id, pages in leases.items()}
         self._tries = TRIES
@@ -144,7 +152,7 @@ class _Settling:
                     with suppress(BlockingIOError), _opened(self._where / name) as file:
                         self._cut(file, self._wanted.get(name, 0), hold)
                 self._hold(hold)
-                if self.done() or not self._tries:
+                if self.interrupted or self.done() or not self._tries:
                     break
                 self._tries -= 1
         for name in self.left():
@@ -188,10 +196,19 @@ class _Settling:
         for page in range(stats.st_blocks * 512 // self._page - 1, max(end, wanted) - 1, -1):
             punch(file, page * self._page, self._page)
             self._hold(hold)
+            if self._must_stop():
+                return
         for page in range(end - 1, wanted - 1, -1):
             os.ftruncate(file, page * self._page)
             self._hold(hold)
+            if self._must_stop():
+                return
         os.ftruncate(file, min(end, wanted) * self._page)
+
+    def _must_stop(self) -> bool:
+        """Tell whether the time has run out, and note that."""
+        self.interrupted = self._deadline is not None and time.monotonic() > self._deadline
+        return self.interrupted
 
     def _hold(self, hold: int) -> None:
         """Let the hold file have all that the mount has room for; where a page was taken, wait for it."""

@@ -48,16 +48,19 @@ class SimBanks:
             os.fchown(file, lease.holder.uid, lease.holder.gid)
         return file
 
-    def settle(self, bank: Bank, leases: Mapping[str, int]) -> None:
-        """Move pages that no lease has into the hold file, in a few steps where the real door does one each."""
-        if bank.name not in self._mounts:
-            return
-        self._mounts[bank.name].files.setdefault(HOLD, [])
-        self._settle(bank, leases)
-        if not self.settled(bank, leases):
-            self._settle(bank, leases)
+    def settle(self, bank: Bank, leases: Mapping[str, int], seconds: float | None = None) -> bool:
+        """Move pages that no lease has into the hold file, in a few steps where the real door does one each.
 
-    def _settle(self, bank: Bank, leases: Mapping[str, int]) -> None:
+        With a time to be done in, one of them.
+        """
+        if bank.name not in self._mounts:
+            return True
+        self._mounts[bank.name].files.setdefault(HOLD, [])
+        if not self._settle(bank, leases, hurried=seconds is not None):
+            return False
+        return self.settled(bank, leases) or self._settle(bank, leases)
+
+    def _settle(self, bank: Bank, leases: Mapping[str, int], hurried: bool = False) -> bool:
         mount, wanted = self._mounts[bank.name], {f"lease-{id}": pages for id, pages in leases.items()}
         for name in sorted(mount.files.keys() - {HOLD}):
             surplus = len(mount.files[name]) - wanted.get(name, 0)
@@ -65,11 +68,14 @@ class SimBanks:
                 with self._simulation.effects.effect(f"cut {bank.name}"):
                     mount.truncate(name, len(mount.files[name]) - part)
                 self._hold(bank, bank.pages - mount.used)
+                if hurried:
+                    return False
             if name not in wanted:
                 with self._simulation.effects.effect(f"unlink {bank.name}"):
                     del mount.files[name]
         for part in _halves(bank.pages - mount.used):
             self._hold(bank, part)
+        return True
 
     def settled(self, bank: Bank, leases: Mapping[str, int]) -> bool:
         """Tell whether every page is allocated, and no file but the hold file has no lease or more than that."""

@@ -125,7 +125,7 @@ class Host:
 
         self.process(lend_once)
         done = self.done
-        self.process(lambda kernel, ledger: leases_.settle(ledger.record.pool, kernel) and None)
+        self.process(lambda kernel, ledger: leases_.settle(ledger.record.pool, kernel))
         self.done = done
         return leases[0]
 

@@ -86,6 +86,26 @@ def test_nobody_waits_until_memory_is_clear_but_who_asks_next(
     run(test)
 
 
+def test_clearing_lets_others_in_between(host: Host, call_from: Callable[..., Caller]) -> None:
+    async def test() -> None:
+        async with running(host) as daemon:
+            caller, root = call_from(), call_from()
+            await root.call("GetPool")
+            asked = threading.Event()
+            host.effects.before("cut bank", lambda: None if asked.wait(10) else pytest.fail("nobody asked"))
+            lease = (await caller.call("Acquire", **ASKED))["lease"]
+            releasing = asyncio.ensure_future(root.call("Release", lease=lease["id"]))
+            await until(lambda: bool(daemon._changing._waiters))
+            asked.set()
+            assert await releasing == {"fds": []}
+            await assert_whole(host, daemon)
+            began, *later = [at for at, name in enumerate(host.effects.names) if name.startswith("cut bank")]
+            assert began < host.effects.names.index(f"stop evm-{lease['id']}.scope") < later[0]
+        host.assert_untouched()
+
+    run(test)
+
+
 @pytest.mark.parametrize("keep", [True, False], ids=["restart", "stop and start"])
 def test_a_lease_outlives_the_daemon(keep: bool, host: Host, call_from: Callable[..., Caller]) -> None:
     async def test() -> None:
