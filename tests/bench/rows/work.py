@@ -19,7 +19,7 @@ def measure(options: Options) -> Result:
         BARE,
         [Pair(one["kernel"], _bare(one)) for one in times],
         Target("≤", 1.1),
-        note=f"of ours {seconds(commands)} are systemd's commands, which mount and unmount",
+        note=f"of ours {seconds(commands)} are systemd's commands, as the service has no right to mount",
     )
     without = ratio(
         "the same without systemd's commands",
