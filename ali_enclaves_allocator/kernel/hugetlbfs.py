@@ -155,8 +155,9 @@ class _Settling:
                 if self.interrupted or self.done() or not self._tries:
                     break
                 self._tries -= 1
-        for name in self.left():
-            _forget(self._where / name)
+        if not self.interrupted:  # a name that goes sets all its pages free at once
+            for name in self.left():
+                _forget(self._where / name)
 
     def done(self) -> bool:
         """Tell whether every page is allocated, and no file has or spans more than its lease.

@@ -72,8 +72,11 @@ def main() -> int:
                 for at in offsets:
                     memory[at : at + page] = b"s" * page
         if options.grow:
+            size = lease["memory_mib"] << 20
+            while os.fstat(fds[0]).st_blocks * 512 > size:  # the rest of the bank, until the service holds it again
+                time.sleep(0.05)
             try:
-                os.posix_fallocate(fds[0], 0, (lease["memory_mib"] << 20) + (2 << 20))
+                os.posix_fallocate(fds[0], 0, size + (2 << 20))
                 lease["grew"] = True
             except OSError as error:
                 lease["grew"] = False

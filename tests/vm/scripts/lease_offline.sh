@@ -6,6 +6,9 @@ before=$(snapshot)
 start
 standing=$(snapshot)
 
+python3 watch_files.py $NODE/node0/hugepages/hugepages-2048kB/free_hugepages >free &
+watcher=$!
+
 step "a lease is cores, memory and a scope, all on one node"
 take web 2 192 --map --grow
 expect_equal '[2, 3]' "$(lease cpus)" "CPUs"
@@ -34,6 +37,11 @@ for again in 1 2; do
     end next
     expect_whole
 done
+
+step "pages went from lease to lease one at a time: nobody else could have had them"
+kill $watcher
+wait $watcher || true
+sort --numeric-sort --reverse free | head -n1 | grep --line-regexp '[01]' || fail "so many were free: $(xargs <free)"
 
 step "what cannot be had is refused and changes nothing"
 expect_exit 1 python3 holder.py 4 64 </dev/null
