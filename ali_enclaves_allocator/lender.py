@@ -6,6 +6,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -201,21 +202,28 @@ class Lender:
         self._ended(lease.id)
 
     def _settle_soon(self) -> None:
-        """Hold, in a task of its own, what a new lease left over, what an ended one had, and what came free else."""
-        if not (self._settling or is_settled(self._ledger.record.pool, self._kernel)):
-            self._settling = asyncio.ensure_future(self._settle())
+        """Hold, in a task of its own, what a new lease left over, what an ended one had, and what came free else.
+
+        Where that cannot be seen, such as for want of descriptors, the next look tries again.
+        """
+        with suppress(OSError):
+            if not (self._settling or is_settled(self._ledger.record.pool, self._kernel)):
+                self._settling = asyncio.ensure_future(self._settle())
 
     async def _settle(self) -> None:
         """Hold again what banks are short of, for a moment at a time: others want to change something, too."""
+        settled = False
         most = sum(bank.pages for bank in self._ledger.record.pool.banks)  # each time moves a page
         try:
             while not await self._owner.change(self._settle_some) and most > 0:
                 most -= 1
+            with suppress(OSError):
+                settled = is_settled(self._ledger.record.pool, self._kernel)
         except AllocatorError as error:
             self._tell_once("banks", error)
         finally:
             self._settling = None
-        if is_settled(self._ledger.record.pool, self._kernel):
+        if settled:
             self._owner.look()
 
     def _settle_some(self) -> bool:

@@ -7,7 +7,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 
@@ -16,6 +16,8 @@ from ali_enclaves_allocator.daemon import Daemon
 from ali_enclaves_allocator.model.errors import KernelRefused
 from ali_enclaves_allocator.model.events import LEASE_ENDED, LEASE_GRANTED
 from ali_enclaves_allocator.model.lease import Request
+from ali_enclaves_allocator.model.pool import Bank
+from tests.sim.banks import SimBanks
 from tests.sim.daemons import new_daemon, running, until
 from tests.sim.host import Host
 from tests.sim.lending.callers import ASKED, Caller, assert_whole, daemon_fds, peer_of, run, until_settled
@@ -80,6 +82,31 @@ def test_nobody_waits_until_memory_is_clear_but_who_asks_next(
             first.end()
             next_one.end()
             await until(lambda: not host.record.pool.leases)
+            await assert_whole(host, daemon)
+        host.assert_untouched()
+
+    run(test)
+
+
+def test_a_lease_is_answered_where_its_bank_cannot_be_looked_at(
+    host: Host, call_from: Callable[..., Caller], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for want of descriptors: that its rest is not held yet is no reason to fail it, or its end."""
+    loop_thread, settled = threading.current_thread(), SimBanks.settled
+
+    def blind(banks: SimBanks, bank: Bank, leases: Mapping[str, int]) -> bool:
+        if threading.current_thread() is loop_thread:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return settled(banks, bank, leases)
+
+    async def test() -> None:
+        async with running(host) as daemon:
+            caller, root = call_from(), call_from()
+            with monkeypatch.context() as patched:
+                patched.setattr(SimBanks, "settled", blind)
+                lease = (await caller.call("Acquire", **ASKED))["lease"]
+                assert await root.call("Release", lease=lease["id"]) == {"fds": []}
+            daemon.look()
             await assert_whole(host, daemon)
         host.assert_untouched()
 

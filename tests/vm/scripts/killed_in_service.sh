@@ -14,7 +14,7 @@ kill_service() {
     [ "$(unit MainPID)" != "$first" ] || fail "the same process runs"
 }
 
-# Watches CPUs, and numbers of node 0, until `expect_no_uevent` and `expect_seen`. Usage: watch COUNTER…
+# Watches CPUs, and numbers of node 0, until `expect_steady`. Usage: watch COUNTER…
 watch() {
     udevadm monitor --kernel --subsystem-match=cpu >uevents &
     udevadm=$!
