@@ -5,13 +5,11 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from ali_enclaves_allocator.admission import Admission
-from ali_enclaves_allocator.change.leases import end, is_settled, lend, settle
+from ali_enclaves_allocator.change.leases import end, lend, settle
 from ali_enclaves_allocator.change.ledger import Ledger
 from ali_enclaves_allocator.kernel import peers
 from ali_enclaves_allocator.kernel.doors import Kernel
@@ -22,20 +20,13 @@ from ali_enclaves_allocator.model.lease import Request, grant
 from ali_enclaves_allocator.model.pool import Holder, Lease
 from ali_enclaves_allocator.model.refusals import HolderGone, NoSuchLease, NotPermitted
 from ali_enclaves_allocator.server.contract import Peer
+from ali_enclaves_allocator.settler import PoolOwner, Settler
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 
-MOMENT_SECONDS = 0.1
-"""How long settling may keep others from a change."""
-
-
-class Owner(Protocol):
+class Owner(PoolOwner, Protocol):
     """What the lender asks of whoever owns the pool."""
-
-    async def change(self, work: Callable[[], T]) -> T:
-        """Do blocking work, one piece at a time, to its end even when the caller is cancelled."""
 
     def require_ready(self) -> None:
         """Raise PoolNotReady where nothing can be lent now; called from within a change."""
@@ -43,20 +34,16 @@ class Owner(Protocol):
     def tell(self) -> None:
         """Tell the watchers that leases came or went."""
 
-    def look(self) -> None:
-        """Compare the pool with the kernel anew."""
-
 
 class Lender:
     """Lends parts of the pool to processes, and takes each back when its holder ends."""
 
     def __init__(self, kernel: Kernel, ledger: Ledger, owner: Owner) -> None:
         self._kernel, self._ledger, self._owner = kernel, ledger, owner
-        self._admission = Admission()
+        self._admission, self._settler = Admission(), Settler(kernel, ledger, owner)
         self._pidfds: dict[str, int] = {}
         self._lending: set[asyncio.Task[tuple[Lease, int]]] = set()
         self._ending: dict[str, asyncio.Task[None]] = {}
-        self._settling: asyncio.Task[None] | None = None
         self._unwatched: set[str] = set()
         """Leases of predecessors whose holders live, for all we know, and could not be watched yet."""
         self._refusals: dict[str, str] = {}
@@ -83,11 +70,11 @@ class Lender:
             elif not lease.granted or lease.id not in self._pidfds:
                 self._end_soon(lease.id, "what was refused before is done")
         if not self._ending:
-            self._settle_soon()
+            self._settler.soon()
 
     async def close(self) -> None:
         """Finish what has begun and watch no more. The leases stay."""
-        while under_way := [*self._lending, *self._ending.values(), *([self._settling] if self._settling else [])]:
+        while under_way := [*self._lending, *self._ending.values(), *self._settler.tasks]:
             await asyncio.wait(under_way)
             await asyncio.sleep(0)
         for id in list(self._pidfds):
@@ -137,7 +124,8 @@ class Lender:
             os.close(pidfd)
             raise
         self._watch(lease, pidfd)
-        self._settle_soon()
+        self._settler.keep_open(lease.id, memory)
+        self._settler.soon()
         who = f"{holder.comm}[{holder.pid}], uid {holder.uid}"
         log.info("lease %s (%s) granted to %s", lease.describe(), lease.id, who, extra=LEASE_GRANTED)
         self._owner.tell()
@@ -201,35 +189,6 @@ class Lender:
             return
         self._ended(lease.id)
 
-    def _settle_soon(self) -> None:
-        """Hold, in a task of its own, what a new lease left over, what an ended one had, and what came free else.
-
-        Where that cannot be seen, such as for want of descriptors, the next look tries again.
-        """
-        with suppress(OSError):
-            if not (self._settling or is_settled(self._ledger.record.pool, self._kernel)):
-                self._settling = asyncio.ensure_future(self._settle())
-
-    async def _settle(self) -> None:
-        """Hold again what banks are short of, for a moment at a time: others want to change something, too."""
-        settled = False
-        most = sum(bank.pages for bank in self._ledger.record.pool.banks)  # each time moves a page
-        try:
-            while not await self._owner.change(self._settle_some) and most > 0:
-                most -= 1
-            with suppress(OSError):
-                settled = is_settled(self._ledger.record.pool, self._kernel)
-        except AllocatorError as error:
-            self._tell_once("banks", error)
-        finally:
-            self._settling = None
-        if settled:
-            self._owner.look()
-
-    def _settle_some(self) -> bool:
-        """Settle for a moment; blocking. Return whether all was done that can be done."""
-        return settle(self._ledger.record.pool, self._kernel, MOMENT_SECONDS)
-
     def _tell_once(self, key: str, error: AllocatorError) -> None:
         """Log why something could not be done, unless that was the last thing said of it."""
         if self._refusals.get(key) != str(error):
@@ -266,11 +225,12 @@ class Lender:
 
     async def _end(self, id: str, why: str) -> None:
         """Take a lease back, unless somebody else just did; raises AllocatorError."""
+        self._settler.let_go(id)
         try:
             lease = await self._owner.change(partial(self._end_now, id))
         finally:
             self._owner.tell()
-            self._settle_soon()
+            self._settler.soon()
         if lease:
             self._refusals.pop(id, None)
             who = f"{lease.holder.comm}[{lease.holder.pid}], uid {lease.holder.uid}"

@@ -1,6 +1,7 @@
 """Pages of a file that its size does not show (fallocate(2)); Python itself has posix_fallocate(3) only."""
 
 import ctypes
+import errno
 import os
 
 KEEP_SIZE, PUNCH_HOLE = 1, 2
@@ -28,6 +29,11 @@ def punch(file: int, offset: int, length: int) -> None:
 
 
 def _fallocate(file: int, mode: int, offset: int, length: int) -> None:
-    if _libc.fallocate(file, mode, ctypes.c_long(offset), ctypes.c_long(length)):
+    """Call fallocate(2), again after every signal, as Python does for its own calls (PEP 475).
+
+    hugetlbfs keeps the pages that it allocated before a signal (`hugetlbfs_fallocate`, fs/hugetlbfs/inode.c).
+    """
+    while _libc.fallocate(file, mode, ctypes.c_long(offset), ctypes.c_long(length)):
         code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
+        if code != errno.EINTR:
+            raise OSError(code, os.strerror(code))

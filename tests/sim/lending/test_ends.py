@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 
@@ -113,13 +114,50 @@ def test_a_lease_is_answered_where_its_bank_cannot_be_looked_at(
     run(test)
 
 
+def our_files() -> int:
+    """Count the files of leases that this process has open."""
+    links = (Path(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd"))
+    return sum("memfd:lease-" in os.readlink(link) for link in links if link.is_symlink())
+
+
+def test_a_lease_s_file_is_kept_open_until_what_is_too_much_of_it_is_cut(
+    host: Host, call_from: Callable[..., Caller]
+) -> None:
+    """While it is, its holder cannot take a file lease on it; when the lease has ended nothing may keep it."""
+
+    async def test() -> None:
+        async with running(host) as daemon:
+            caller, root = call_from(), call_from()
+            seen = list[int]()
+            host.effects.before("cut bank", lambda: seen.append(our_files()))
+            lease = (await caller.call("Acquire", **ASKED))["lease"]
+            await until_settled(host)
+            await until(lambda: not daemon._lender._settler.tasks)
+            assert seen
+            assert min(seen) == 1, "for a moment there is the reply's, too"
+            assert our_files() == 0
+            seen.clear()
+            await root.call("Release", lease=lease["id"])
+            await assert_whole(host, daemon)
+            assert set(seen) == {0}
+        host.assert_untouched()
+
+    run(test)
+
+
 def test_clearing_lets_others_in_between(host: Host, call_from: Callable[..., Caller]) -> None:
     async def test() -> None:
         async with running(host) as daemon:
             caller, root = call_from(), call_from()
             await root.call("GetPool")
             asked = threading.Event()
-            host.effects.before("cut bank", lambda: None if asked.wait(10) else pytest.fail("nobody asked"))
+            seen = list[int]()
+
+            def cut() -> None:
+                assert asked.wait(10), "nobody asked"
+                seen.append(our_files())
+
+            host.effects.before("cut bank", cut)
             lease = (await caller.call("Acquire", **ASKED))["lease"]
             releasing = asyncio.ensure_future(root.call("Release", lease=lease["id"]))
             await until(lambda: bool(daemon._changing._waiters))
@@ -128,6 +166,7 @@ def test_clearing_lets_others_in_between(host: Host, call_from: Callable[..., Ca
             await assert_whole(host, daemon)
             began, *later = [at for at, name in enumerate(host.effects.names) if name.startswith("cut bank")]
             assert began < host.effects.names.index(f"stop evm-{lease['id']}.scope") < later[0]
+            assert seen[-1] == 0, "a file that is open is not removed"
         host.assert_untouched()
 
     run(test)
@@ -359,7 +398,7 @@ def test_pages_that_do_not_come_back_are_drift_and_asked_for_at_each_look(
             assert host.simulation.use(0, 2) == 2
             for _ in range(3):
                 daemon.look()
-                await until(lambda: not daemon._lender._settling)
+                await until(lambda: not daemon._lender._settler.tasks)
             assert [entry.got for entry in daemon.view().drift] == ["30 pages held"]
             reply = await call_from().call("Acquire", **ASKED)
             assert reply["error"] == "PoolNotReady"

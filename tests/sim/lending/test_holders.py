@@ -103,6 +103,7 @@ def test_the_daemons_side_keeps_no_descriptor(host: Host, call_from: Callable[..
             before = daemon_fds()
             caller = call_from()
             await caller.call("Acquire", **ASKED)
+            await until(lambda: not daemon._lender._settler.tasks)
             assert daemon_fds() <= before + 4, "its pipes, its connection and its pidfd, but not its memory"
             caller.end()
             await until(lambda: not daemon.leases() and daemon_fds() == before)
