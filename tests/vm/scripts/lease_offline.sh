@@ -41,7 +41,8 @@ done
 step "pages went from lease to lease one at a time: nobody else could have had them"
 kill $watcher
 wait $watcher || true
-sort --numeric-sort --reverse free | head -n1 | grep --line-regexp '[01]' || fail "so many were free: $(xargs <free)"
+most=$(sort --numeric-sort --reverse free | head -n1)
+[ "$most" -le 1 ] || fail "$most pages were free at a time"
 
 step "what cannot be had is refused and changes nothing"
 expect_exit 1 python3 holder.py 4 64 </dev/null
