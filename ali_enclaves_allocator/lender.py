@@ -119,12 +119,13 @@ class Lender:
         except OSError as error:  # such as EMFILE: that tells nothing of the caller
             raise KernelRefused.of("watch the caller", error) from error
         try:
+            await self._settler.done()
             lease, memory = await self._owner.change(partial(self._lend, request, holder))
         except BaseException:
             os.close(pidfd)
+            self._settler.soon()
             raise
         self._watch(lease, pidfd)
-        self._settler.keep_open(lease.id, memory)
         self._settler.soon()
         who = f"{holder.comm}[{holder.pid}], uid {holder.uid}"
         log.info("lease %s (%s) granted to %s", lease.describe(), lease.id, who, extra=LEASE_GRANTED)
@@ -225,7 +226,6 @@ class Lender:
 
     async def _end(self, id: str, why: str) -> None:
         """Take a lease back, unless somebody else just did; raises AllocatorError."""
-        self._settler.let_go(id)
         try:
             lease = await self._owner.change(partial(self._end_now, id))
         finally:

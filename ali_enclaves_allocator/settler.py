@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol, TypeVar
@@ -38,22 +37,13 @@ class Settler:
         self._kernel, self._ledger, self._owner = kernel, ledger, owner
         self.tasks: set[asyncio.Task[None]] = set()
         """What is under way, if anything."""
-        self._files: dict[str, int] = {}
         self._refusal = ""
 
-    def keep_open(self, id: str, memory: int) -> None:
-        """Open the file of a lease once more, until what is too much of it has been cut.
-
-        While we have it open its holder cannot take a file lease on it (F_SETLEASE in fcntl(2)), which would keep us
-        out. A descriptor that is the same open file would not do. Without one to spare, it is done without.
-        """
-        with suppress(OSError):
-            self._files[id] = os.open(f"/proc/self/fd/{memory}", os.O_RDWR | os.O_CLOEXEC)
-
-    def let_go(self, id: str) -> None:
-        """Close the file of a lease that ends: one that somebody has open is not removed."""
-        if (file := self._files.pop(id, None)) is not None:
-            os.close(file)
+    async def done(self) -> None:
+        """Settle, and return when that is done, as far as it can be. Others have their turns."""
+        self.soon()
+        if self.tasks:
+            await asyncio.wait(self.tasks)
 
     def soon(self) -> None:
         """Settle, unless there is nothing to do.
@@ -63,8 +53,6 @@ class Settler:
         with suppress(OSError):
             if not (self.tasks or is_settled(self._ledger.record.pool, self._kernel)):
                 self.tasks.add(asyncio.ensure_future(self._settle()))
-        if not self.tasks:
-            self._let_all_go()
 
     async def _settle(self) -> None:
         """Settle for a moment at a time, until all is done that can be done."""
@@ -73,22 +61,18 @@ class Settler:
         try:
             while not await self._owner.change(self._settle_some) and most > 0:
                 most -= 1
+                await asyncio.sleep(0)  # what waits for its turn is not only changes
             with suppress(OSError):
                 settled = is_settled(self._ledger.record.pool, self._kernel)
         except AllocatorError as error:
             self._tell_once(error)
         finally:
             self.tasks.clear()
-            self._let_all_go()
         if settled:
             self._owner.look()
 
     def _settle_some(self) -> bool:
         return settle(self._ledger.record.pool, self._kernel, MOMENT_SECONDS)
-
-    def _let_all_go(self) -> None:
-        for id in list(self._files):
-            self.let_go(id)
 
     def _tell_once(self, error: AllocatorError) -> None:
         """Log why something could not be done, unless that was the last thing said."""

@@ -76,16 +76,6 @@ def end(lease: Lease, kernel: Kernel, ledger: Ledger) -> None:
         raise refused from error
 
 
-def take_back(lease: Lease, kernel: Kernel, ledger: Ledger) -> None:
-    """End a lease and hold its memory again.
-
-    Raises:
-        AllocatorError: a step was refused, and is tried again.
-    """
-    end(lease, kernel, ledger)
-    settle(ledger.record.pool, kernel)
-
-
 def sweep(kernel: Kernel, ledger: Ledger) -> tuple[list[Lease], list[AllocatorError]]:
     """Take back every lease whose holder is gone or was never answered, and mend what the others need.
 
@@ -219,7 +209,7 @@ def _set_apart(pool: Pool, kernel: Kernel) -> frozenset[int]:
 def _taken_back(lease: Lease, kernel: Kernel, ledger: Ledger) -> str:
     """Take back a lease that failed. Return what became of that."""
     try:
-        take_back(lease, kernel, ledger)
+        end(lease, kernel, ledger)
     except AllocatorError as error:
         log.error("lease %s failed and could not be taken back: %s", lease.id, error.what())
         return f"could not undo: {error.what()}"

@@ -121,7 +121,7 @@ class SetBank:
             if not self.present:
                 kernel.banks.unmount(self.bank)
                 return
-            missing = self.bank.pages - kernel.banks.held().get(self.bank.name, 0)
+            missing = self.bank.pages - kernel.banks.held({}).get(self.bank.name, 0)
             free = kernel.sysfs.pages(self.bank.node, self.bank.page_kib).free
             if free < missing:
                 raise PagesTaken(self.bank.node, self.bank.page_kib, free, missing)
@@ -129,7 +129,7 @@ class SetBank:
             kernel.banks.settle(self.bank, {})
         except OSError as error:
             raise KernelRefused.of(self.describe(), error) from error
-        held = kernel.banks.held().get(self.bank.name, 0)
+        held = kernel.banks.held({}).get(self.bank.name, 0)
         if held < self.bank.pages:
             raise PagesTaken(self.bank.node, self.bank.page_kib, held, self.bank.pages)
 

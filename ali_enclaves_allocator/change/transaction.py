@@ -100,7 +100,7 @@ def _decide_give(step: Step, kernel: Kernel, former: Pool, pool: Pool) -> Step:
     """Decide a step of `give` while the banks still hold their pages."""
     if not isinstance(step, AddPages):
         return step
-    held = kernel.banks.held()
+    held = kernel.banks.held(pool.lent_pages())
     banks = {bank for bank in (*former.banks, *pool.banks) if (bank.node, bank.page_kib) == (step.node, step.page_kib)}
     ours = sum(held.get(bank.name, 0) for bank in banks)
     return step.decided(kernel, ours, pool.pages(step.node, step.page_kib))

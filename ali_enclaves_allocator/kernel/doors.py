@@ -22,7 +22,8 @@ class Banks(Protocol):
     def settle(self, bank: Bank, leases: Mapping[str, int], seconds: float | None = None) -> bool:
         """Leave each lease its pages, by its id, and nobody else any; hold all others, as far as they can be had.
 
-        With a time to be done in, which a page may exceed, return False where that has run out.
+        With a time to be done in, which a page may exceed, or all that a holder makes free, return False where that
+        has run out.
         """
 
     def settled(self, bank: Bank, leases: Mapping[str, int]) -> bool:
@@ -31,8 +32,11 @@ class Banks(Protocol):
     def unmount(self, bank: Bank) -> None:
         """Unmount a bank, which frees its pages; one that is not mounted is no error."""
 
-    def held(self) -> Mapping[str, int]:
-        """Return the pages that the files of each mounted bank have, by its name."""
+    def held(self, lent: Mapping[str, int]) -> Mapping[str, int]:
+        """Return the pages that each mounted bank holds, by its name. `lent` are those of all leases, by their ids.
+
+        What a holder makes free of its own is kept for it, and counts.
+        """
 
 
 class Scopes(Protocol):
@@ -118,4 +122,4 @@ class Kernel:
         confined = self.scopes.confined() if pool.lent_cpus else frozenset()
         gone = pool.cpus - self.sysfs.present()
         driver, has_slice = self.sysfs.driver_cpus(), self.scopes.has_slice()
-        return Sight(self.sysfs.online(), pages, self.banks.held(), confined, gone, has_slice, driver)
+        return Sight(self.sysfs.online(), pages, self.banks.held(pool.lent_pages()), confined, gone, has_slice, driver)

@@ -12,7 +12,7 @@ from ali_enclaves_allocator.kernel.sysfs import LinuxFiles, Sysfs
 
 def linux_kernel(directory: Path) -> Kernel:
     """Return the real doors, with banks below the run directory."""
-    return Kernel(Sysfs(LinuxFiles()), LinuxBanks(directory), LinuxProcesses(), LinuxScopes(), LinuxCpusets())
+    return Kernel(Sysfs(LinuxFiles()), LinuxBanks(directory / "banks"), LinuxProcesses(), LinuxScopes(), LinuxCpusets())
 
 
 def boot_id() -> str:

@@ -152,12 +152,12 @@ class Pool:
         return tuple(bank for bank in self.banks if bank.name in names)
 
     def free_pages(self, bank: Bank) -> int:
-        """Pages of a bank that no lease holds: the size of its hold file."""
+        """Pages of a bank that no lease has: those of its hold file, once it is settled."""
         return bank.pages - sum(self.lent_pages(bank).values())
 
-    def lent_pages(self, bank: Bank) -> dict[str, int]:
-        """Return the pages that each lease has of a bank, by its id."""
-        return {lease.id: lease.pages for lease in self.leases if lease.bank == bank.name}
+    def lent_pages(self, bank: Bank | None = None) -> dict[str, int]:
+        """Return the pages that each lease has, of one bank or of all, by its id."""
+        return {lease.id: lease.pages for lease in self.leases if bank is None or lease.bank == bank.name}
 
     def with_lease(self, lease: Lease) -> "Pool":
         """Return the pool with this lease added, or put in the place of the one with its id."""

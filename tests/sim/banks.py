@@ -44,8 +44,8 @@ class SimBanks:
         with self._simulation.effects.effect(f"own {bank.name}"):
             file = os.memfd_create(f"lease-{lease.id}")
             os.ftruncate(file, lease.pages * bank.page_kib * 1024)
-            os.fchmod(file, 0o600)
-            os.fchown(file, lease.holder.uid, lease.holder.gid)
+            os.fchown(file, -1, lease.holder.gid)
+            os.fchmod(file, 0o660)
         return file
 
     def settle(self, bank: Bank, leases: Mapping[str, int], seconds: float | None = None) -> bool:
@@ -81,7 +81,7 @@ class SimBanks:
         """Tell whether every page is allocated, and no file but the hold file has no lease or more than that."""
         mount, wanted = self._mounts.get(bank.name), {f"lease-{id}": pages for id, pages in leases.items()}
         return mount is None or (
-            mount.used == mount.size
+            _held(mount, leases) >= mount.size
             and all(len(pages) <= wanted.get(name, -1) for name, pages in mount.files.items() if name != HOLD)
         )
 
@@ -100,9 +100,13 @@ class SimBanks:
         with self._simulation.effects.effect(f"unmount {bank.name}"):
             self._mounts.pop(bank.name).close()
 
-    def held(self) -> Mapping[str, int]:
-        """Return the pages in use in each mounted bank, by its name."""
-        return {name: mount.used for name, mount in sorted(self._mounts.items())}
+    def held(self, lent: Mapping[str, int]) -> Mapping[str, int]:
+        """Return the pages that each mounted bank holds, by its name; a lease has at least its own."""
+        return {name: _held(mount, lent) for name, mount in sorted(self._mounts.items())}
+
+
+def _held(mount: Mount, lent: Mapping[str, int]) -> int:
+    return sum(max(len(pages), lent.get(name.removeprefix("lease-"), 0)) for name, pages in mount.files.items())
 
 
 def _halves(count: int) -> list[int]:

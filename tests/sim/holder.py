@@ -47,7 +47,7 @@ def answer(client: Client, method: str, parameters: dict[str, Any]) -> dict[str,
     except CallError as error:
         return {"error": error.name.removeprefix(f"{NAME}."), **error.parameters}
     stats = [os.fstat(fd) for fd in fds]
-    return reply | {"fds": [[stat.st_size, stat.st_uid, stat.st_mode & 0o777] for stat in stats]}
+    return reply | {"fds": [[stat.st_size, stat.st_uid, stat.st_gid, stat.st_mode & 0o777] for stat in stats]}
 
 
 def cycle(path: str, cycles: int, seed: int) -> dict[str, int]:

@@ -12,6 +12,7 @@ from ali_enclaves_allocator.change.ledger import Ledger, Phase, Record, read
 from ali_enclaves_allocator.change.steps import Step
 from ali_enclaves_allocator.change.transaction import recover
 from ali_enclaves_allocator.kernel.doors import Kernel
+from ali_enclaves_allocator.model.errors import AllocatorError
 from ali_enclaves_allocator.model.lease import Request, grant
 from ali_enclaves_allocator.model.pool import Bank, Lease, Pool
 from ali_enclaves_allocator.model.topology import PageCounts
@@ -123,15 +124,27 @@ class Host:
             os.close(memory)
             leases.append(lease)
 
-        self.process(lend_once)
-        done = self.done
-        self.process(lambda kernel, ledger: leases_.settle(ledger.record.pool, kernel))
-        self.done = done
+        def settled() -> None:
+            done = self.done
+            self.process(lambda kernel, ledger: leases_.settle(ledger.record.pool, kernel))
+            self.done = done
+
+        try:
+            self.process(lend_once)
+        except AllocatorError:
+            settled()
+            raise
+        settled()
         return leases[0]
 
     def take_back(self, lease: Lease) -> None:
         """Take a lease back, by an allocator that then ends."""
-        self.process(lambda kernel, ledger: leases_.take_back(lease, kernel, ledger))
+
+        def taken_back(kernel: Kernel, ledger: Ledger) -> None:
+            leases_.end(lease, kernel, ledger)
+            leases_.settle(ledger.record.pool, kernel)
+
+        self.process(taken_back)
 
     def process(self, work: Work) -> None:
         """Run an allocator until it ends, one way or the other; its lock goes with it."""

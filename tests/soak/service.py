@@ -271,7 +271,7 @@ class ServiceWalk(RuleBasedStateMachine):
         lease = next(lease for lease in self._leases() if lease.id == reply["lease"]["id"])
         assert lease.granted
         assert lease.holder.pid == reply["pid"]
-        assert reply["fds"] == [[lease.memory_mib << 20, 0, 0o600]]
+        assert reply["fds"] == [[lease.memory_mib << 20, 0, 0, 0o660]]
         assert reply["lease"]["since"] <= time.time()
         assert (
             lease.cpus <= self.simulation.confined() & self.simulation.online

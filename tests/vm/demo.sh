@@ -36,7 +36,7 @@ say 'The host can no longer use a CPU of the pool.'
 fails 'taskset --cpu-list 2 true'
 
 say 'Nor its memory: every page is held, so nobody else gets one.'
-run 'df -h /run/ali-enclaves/bank0'
+run 'df -h /run/ali-enclaves/banks/bank0'
 fails 'python3 -c "import mmap; mmap.mmap(-1, 2 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000)"'
 
 say 'A file with a mistake costs nothing: the pool stays, and the mistake is named.'

@@ -66,6 +66,7 @@ RING = (
             "leased_cores.sh",
             "cpu_of_others.sh",
             "lease_holders.sh",
+            "lease_keepers.sh",
             "enclave_launches.sh",
             "enclave.sh",
             "package.sh deb",

@@ -260,7 +260,7 @@ def _start_and_stop_scope() -> None:
 
 def _until_clear() -> None:
     """Wait until the memory of ended leases is clear and held again."""
-    while list(RUN.glob("bank*/lease-*")):
+    while list(RUN.glob("banks/bank*/lease-*")):
         time.sleep(0.01)
 
 

@@ -82,13 +82,14 @@ def test_a_holder_that_grows_while_pages_change_hands(mark: str, boot: Boot) -> 
     assert_goes_away(host)
 
 
-def test_what_a_holder_gives_up_early_is_held(boot: Boot) -> None:
+def test_what_a_holder_makes_free_is_kept_for_it(boot: Boot) -> None:
+    """It is nobody's shortage: others get leases, and it can have its own again."""
     host, lease = LENDINGS["beside another"].lent(boot)
     pool, mount = host.record.pool, host.simulation.mounts[lease.bank]
     mount.truncate(f"lease-{lease.id}", 3)
     host.start()
     assert drift(pool, host.simulation.kernel.sight(pool)) == ()
-    assert not mount.extend(f"lease-{lease.id}", lease.node)
+    assert mount.extend(f"lease-{lease.id}", lease.node)
     host.take_back(lease)
     assert_stands(host, pool.without_lease(lease.id))
     assert_goes_away(host)

@@ -66,7 +66,7 @@ def test_who_may_acquire(gid: int, groups: list[int], may: bool, host: Host, cal
             caller = call_from(uid=1001, gid=gid, groups=groups)
             reply = await caller.call("Acquire", **ASKED)
             if may:
-                assert reply["fds"] == [[16 << 20, 1001, 0o600]]
+                assert reply["fds"] == [[16 << 20, 0, gid, 0o660]], "root owns it"
             else:
                 assert (reply["error"], reply["need"]) == ("NotPermitted", "root or group de")
                 assert "got uid 1001, wanted root or group de" in reply["message"]

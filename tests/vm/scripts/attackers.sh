@@ -23,6 +23,7 @@ read the holder's memory: EACCES
 reach the holder's file through /proc: EACCES
 open the lease's file: EACCES
 list the bank: EACCES
+keep the bank: EACCES
 remove the socket: EACCES
 listen in its place: EADDRINUSE
 link into the directory: EACCES

@@ -61,8 +61,9 @@ def attempts(service: int, holder: int, lease: str, cpus: list[int]) -> dict[str
         "trace the holder": lambda: attach(holder),
         "read the holder's memory": lambda: open(f"/proc/{holder}/mem", "rb"),
         "reach the holder's file through /proc": lambda: os.listdir(f"/proc/{holder}/fd"),
-        "open the lease's file": lambda: open(f"{RUN}/bank0/lease-{lease}", "rb"),
-        "list the bank": lambda: os.listdir(f"{RUN}/bank0"),
+        "open the lease's file": lambda: open(f"{RUN}/banks/bank0/lease-{lease}", "rb"),
+        "list the bank": lambda: os.listdir(f"{RUN}/banks/bank0"),
+        "keep the bank": lambda: os.open(f"{RUN}/banks/bank0", os.O_PATH),
         "remove the socket": lambda: os.unlink(SOCKET),
         "listen in its place": bind_beside,
         "link into the directory": lambda: os.symlink("/etc/passwd", f"{RUN}/ledger.new"),
@@ -90,7 +91,7 @@ def main() -> None:
             print(f"{name}: {refused}")
         else:
             print(f"{name}: DONE")
-    print(f"banks seen: {len(glob.glob(f'{RUN}/bank0/*'))}")
+    print(f"banks seen: {len(glob.glob(f'{RUN}/banks/bank0/*'))}")
 
 
 if __name__ == "__main__":

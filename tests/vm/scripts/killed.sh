@@ -2,7 +2,7 @@
 # Usage: killed.sh POINT [wanted]; with it, the next start has the same file, and else one that is refused.
 . ./lib.sh
 pages=$NODE/node0/hugepages/hugepages-2048kB/nr_hugepages
-hold=/run/ali-enclaves/bank0/hold
+hold=/run/ali-enclaves/banks/bank0/hold
 draft=/run/ali-enclaves/ledger.new
 die=signal=SIGKILL
 

@@ -40,9 +40,9 @@ murder() {
 lease() { part "parameters.lease.$1" <<<"$said"; }
 
 whole() { python3 varlink.py whole; }
-# Tells whether every lease's file has the pages of its size, and no more: what it leaves over is held after the answer.
+# Tells whether no lease's file has more pages than its size tells: what it leaves over is held after the answer.
 no_rest() {
-    find /run/ali-enclaves -name 'lease-*' -printf '%s %b\n' | awk '$1 != 512 * $2 { rest = 1 } END { exit rest }'
+    find /run/ali-enclaves -name 'lease-*' -printf '%s %b\n' | awk '$1 < 512 * $2 { rest = 1 } END { exit rest }'
 }
 no_lease_file() { [ -z "$(find /run/ali-enclaves -name 'lease-*')" ]; }
 no_scope() { [ -z "$(find /sys/fs/cgroup -name 'evm-*.scope')" ]; }

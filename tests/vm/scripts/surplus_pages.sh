@@ -28,7 +28,7 @@ with=$(snapshot)
 
 step "reload for more, which fails when the pages are there: what became persistent is surplus again"
 # The kernel never denies the pool a page here, for it may make a surplus one: so strace denies it.
-strace --follow-forks --attach "$(unit MainPID)" --output trace --trace fallocate -P /run/ali-enclaves/bank1/hold \
+strace --follow-forks --attach "$(unit MainPID)" --output trace --trace fallocate -P /run/ali-enclaves/banks/bank1/hold \
     --inject=fallocate:error=ENOSPC 2>attached &
 strace=$!
 expect_within 60 grep -q attached attached

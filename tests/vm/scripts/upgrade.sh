@@ -22,7 +22,7 @@ qemu=$(part ProcessID <run.json)
 id=$(part EnclaveID <run.json | sed 's/.*-enc//')
 daemon=$(unit MainPID)
 memory() {
-    stat --format '%U %s %b' /run/ali-enclaves/bank*/"lease-$id"
+    stat --format '%U %s %b' /run/ali-enclaves/banks/bank*/"lease-$id"
     grep --only-matching "/lease-$id" "/proc/$qemu/maps" | uniq
 }
 expect_enclave() {

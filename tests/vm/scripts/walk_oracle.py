@@ -15,7 +15,8 @@ from walk_tenants import WHOLE, Tenant
 
 CGROUP = Path("/sys/fs/cgroup")
 SLICE = CGROUP / "enclaves.slice"
-BANKS = Path("/run/ali-enclaves")
+RUN = Path("/run/ali-enclaves")
+BANKS = RUN / "banks"
 LOOK_SECONDS = 5.0
 PAGE_KIB = {"2M": 2048, "1G": 1 << 20}
 
@@ -156,7 +157,7 @@ class Oracle:
                 key = (bank["node"], bank["page_kib"])
                 asked[key] = asked.get(key, 0) + bank["pages"]
             if not self.tenants:
-                yield from (f"left by the stopped service: {path}" for path in BANKS.iterdir() if not _stays(path))
+                yield from (f"left by the stopped service: {path}" for path in RUN.iterdir() if not _stays(path))
             cpus, always = frozenset(), False
         yield from self._cpus(cpus, always)
         yield from self._pages(asked)
