@@ -32,9 +32,11 @@ expect_whole
 
 step "what a holder makes free of its own is its own affair: another gets a lease"
 take web 2 8 --give-up
+expect_equal 0 "$(lease has_mib)" "MiB in its file"
 take other 2 8
+expect_equal other "$(lease name)" "whose lease it is"
+expect_equal "ready 2" "$(pool state) $(pool leases)" "state and leases"
 end other
-expect_equal "ready 1" "$(pool state) $(pool leases)" "state and leases"
 end web
 expect_whole
 
