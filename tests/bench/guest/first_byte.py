@@ -22,8 +22,8 @@ UNIT = "ali-enclaves-allocator.service"
 FILE = Path("/etc/ali-enclaves/allocator.yaml")
 MEMORY_MIB, SHIPPED_MIB = 192, 1024
 RUN = ("run-enclave", "--eif-path", IMAGE, "--cpu-count", "2", "--memory", str(MEMORY_MIB), "--accel", "tcg")
-READY = "starting "
-"""What `run-enclave` tells before it starts QEMU."""
+PHASES = {"reading": "begin", "taking": "read", "starting": "lease", "waiting": "qemu"}
+"""By the word that `run-enclave` begins a line of its progress with, what has just been done."""
 
 
 def main() -> None:
@@ -46,20 +46,23 @@ def ours(name: str, pool_mib: int) -> dict[str, float]:
     """Run it with the launcher, which returns with the first byte, from a pool of so much memory."""
     FILE.write_text(f"memory_mib: {pool_mib}\ncpu_count: 2\n")
     subprocess.run(["systemctl", "start", UNIT], check=True)
-    begin = time.monotonic()
+    begin = last = time.monotonic()
+    phases = {}
     with subprocess.Popen(["enclave-cli", *RUN], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as launch:
         assert launch.stdout and launch.stderr
-        told = next(line for line in launch.stderr if READY in line)
-        before_qemu = time.monotonic() - begin
-        rest = told + launch.stderr.read()
+        told = ""
+        for line in launch.stderr:
+            told, now = told + line, time.monotonic()
+            if phase := PHASES.get(line.split()[1]):
+                phases[f"{name}_{phase}"], last = now - last, now
         enclave = json.loads(launch.stdout.read() or "{}")
     took = time.monotonic() - begin
     if launch.returncode:
-        raise SystemExit(f"first_byte: run-enclave failed: {rest}")
+        raise SystemExit(f"first_byte: run-enclave failed: {told}")
     end = ["enclave-cli", "terminate-enclave", "--enclave-id", enclave["EnclaveID"]]
     subprocess.run(end, check=True, stdout=subprocess.DEVNULL)
     subprocess.run(["systemctl", "stop", UNIT], check=True)
-    return {name: took, f"{name}_before_qemu": before_qemu}
+    return {name: took, **phases}
 
 
 def free_cpus() -> tuple[list[int], int]:
