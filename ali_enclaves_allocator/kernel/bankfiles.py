@@ -89,9 +89,16 @@ def keeper(where: Path) -> str | None:
     file system. Only what a link's text gives away is looked at closer: other files may be on a server that is gone.
     """
     device = where.stat().st_dev
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
-        with suppress(OSError):
-            if LINK.search(os.readlink(link)) and link.stat().st_dev == device:
-                process = link.parents[1]
-                return f"{(process / 'comm').read_text().strip()}[{process.name}]"
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        with suppress(OSError):  # it has ended
+            if any(_leads_to(f"/proc/{pid}/fd/{fd}", device) for fd in os.listdir(f"/proc/{pid}/fd")):
+                return f"{Path(f'/proc/{pid}/comm').read_text().strip()}[{pid}]"
     return None
+
+
+def _leads_to(link: str, device: int) -> bool:
+    """Tell whether a descriptor is that of a lease's file in a file system."""
+    try:
+        return bool(LINK.search(os.readlink(link))) and os.stat(link).st_dev == device
+    except FileNotFoundError:  # it is closed
+        return False
