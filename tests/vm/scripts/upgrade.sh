@@ -22,7 +22,7 @@ qemu=$(part ProcessID <run.json)
 id=$(part EnclaveID <run.json | sed 's/.*-enc//')
 daemon=$(unit MainPID)
 memory() {
-    stat --format '%U %s %b' /run/ali-enclaves/banks/bank*/"lease-$id"
+    stat --format '%U %G %s %b' /run/ali-enclaves/banks/bank*/"lease-$id"
     grep --only-matching "/lease-$id" "/proc/$qemu/maps" | uniq
 }
 expect_enclave() {
@@ -31,7 +31,7 @@ expect_enclave() {
     expect_equal '1 2 1 3' "$(vcpus "$qemu")" "CPUs of the vCPU threads $1"
     expect_equal root "$(<$PARTITION)" "the partition $1"
     expect_equal 0-1,4-7 "$(</sys/fs/cgroup/cpuset.cpus.effective)" "CPUs of everything else $1"
-    expect_equal "alice $((192 << 20)) $((192 << 11)) /lease-$id" "$(memory | xargs)" "the memory $1"
+    expect_equal "root alice $((192 << 20)) $((192 << 11)) /lease-$id" "$(memory | xargs)" "the memory $1"
 }
 expect_enclave "before the upgrade"
 put_in "$NEXT"
