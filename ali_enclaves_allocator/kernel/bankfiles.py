@@ -13,7 +13,8 @@ HOLD_FILE = "hold"
 LEASE_FILE = "lease-"
 """Followed by the lease's id."""
 
-LINK = re.compile(r"/lease-[0-9a-f]{16}( \(deleted\))?$")
+LINK = re.compile(rf"/{LEASE_FILE}[0-9a-f]{{16}}( \(deleted\))?$")
+"""What a descriptor of such a file points to in /proc."""
 
 
 def files_of(where: Path) -> dict[str, os.stat_result]:
@@ -83,7 +84,7 @@ def _claim(file: int) -> None:
 
 
 def keeper(where: Path) -> str | None:
-    """Name a process that has the file of a lease open which is no more in a bank, or None.
+    """Name a process that has a lease's file of a bank open, be it removed or not, or None.
 
     A descriptor that is only a place (O_PATH in open(2)) counts as an open file for nobody, and yet keeps all of the
     file system. Only what a link's text gives away is looked at closer: other files may be on a server that is gone.
