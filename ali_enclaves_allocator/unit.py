@@ -6,6 +6,8 @@ import socket
 
 import systemd.daemon
 
+from ali_enclaves_allocator.kernel.systemd import job_of_own_unit
+
 SOCKET_NAME = "allocator"
 """The listening socket's name in the fd store (FDNAME of sd_pid_notify_with_fds(3))."""
 
@@ -62,25 +64,7 @@ async def has_successor() -> bool:
 
     The type of the unit's own job knows; SIGTERM alone cannot tell. Where systemd does not answer, it is a stop.
     """
-    unit = await _systemd_property("/org/freedesktop/systemd1/unit/self", "Unit", "Job")
-    path = unit.split('"')[1] if unit.count('"') == 2 else "/"
-    if path == "/":
-        return False
-    job = await _systemd_property(path, "Job", "JobType")
-    return job.split('"')[1:2] != [] and job.split('"')[1] in SUCCESSOR_JOBS
-
-
-async def _systemd_property(path: str, interface: str, name: str) -> str:
-    """Return a property of systemd as busctl prints it; empty when there is no answer."""
-    service = "org.freedesktop.systemd1"
     try:
-        process = await asyncio.create_subprocess_exec(
-            *("busctl", "--system", "get-property", service, path, f"{service}.{interface}", name),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
+        return await asyncio.to_thread(job_of_own_unit) in SUCCESSOR_JOBS
     except OSError:
-        return ""
-    output, _ = await process.communicate()
-    return output.decode()
+        return False

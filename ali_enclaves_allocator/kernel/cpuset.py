@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ali_enclaves_allocator.kernel.systemd import systemd
+from ali_enclaves_allocator.kernel import systemd
 from ali_enclaves_allocator.model import cpus
 from ali_enclaves_allocator.model.pool import Lease
 from ali_enclaves_allocator.model.refusals import OnlineImpossible
@@ -29,7 +29,7 @@ from ali_enclaves_allocator.model.refusals import OnlineImpossible
 CGROUP = Path("/sys/fs/cgroup")
 SLICE = "enclaves.slice"
 DROP_INS = Path("/run/systemd/system.control", f"{SLICE}.d")
-"""Where systemd keeps what `set-property --runtime` sets."""
+"""Where systemd keeps what is set of the slice until the next boot."""
 
 POSSIBLE = Path("/sys/devices/system/cpu/possible")
 """The CPUs that can be plugged in (Documentation/admin-guide/cputopology.rst)."""
@@ -37,13 +37,11 @@ POSSIBLE = Path("/sys/devices/system/cpu/possible")
 SET_APART = "root"
 """The state of a valid partition (`cpuset.cpus.partition`)."""
 
-MANAGER = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
 KTHREADD = 2
 """The parent of all kernel threads."""
 
 STOP_USEC = 5_000_000
 """What a scope's tasks get between SIGTERM and SIGKILL."""
-MOVE_SECONDS = 10.0
 VANISH_SECONDS = 0.5
 """What an empty scope gets to go by itself, which is quicker than to be stopped."""
 
@@ -64,8 +62,8 @@ class LinuxScopes:
         if not _is_unified():
             raise OnlineImpossible("there is no cpuset controller in a cgroup v2 tree")
         _require_free(lent - self.cpus())
-        systemd("systemctl", "start", SLICE)
-        systemd("systemctl", "set-property", "--runtime", SLICE, f"AllowedCPUs={cpus.format(lent)}")
+        systemd.start(SLICE)
+        systemd.set_runtime(SLICE, systemd.cpu_mask("AllowedCPUs", lent))
         if _read(partition) != SET_APART:
             try:
                 partition.write_text("member")
@@ -82,24 +80,17 @@ class LinuxScopes:
         Raises:
             OSError: systemd refused, or the holder ended.
         """
-        properties = [
-            *("Description", "s", f"Enclave VM {lease.name or lease.id}"),
-            *("PIDs", "au", "1", str(lease.holder.pid)),
-            *("TimeoutStopUSec", "t", str(STOP_USEC)),
-            *("CollectMode", "s", "inactive-or-failed"),  # or one whose holder died on the way there stays for ever
-        ]
-        if lease.online:
-            properties += ["Slice", "s", SLICE, "AllowedCPUs", "ay", *_mask(lease.cpus)]
-        count = str(6 if lease.online else 4)
-        signature = "ssa(sv)a(sa(sv))"
-        systemd(
-            "busctl", "call", *MANAGER, "StartTransientUnit", signature, _scope(lease), "fail", count, *properties, "0"
+        on = [systemd.text("Slice", SLICE), systemd.cpu_mask("AllowedCPUs", lease.cpus)] if lease.online else []
+        systemd.start_transient(
+            _scope(lease),
+            systemd.text("Description", f"Enclave VM {lease.name or lease.id}"),
+            systemd.numbers("PIDs", [lease.holder.pid]),
+            systemd.duration("TimeoutStopUSec", STOP_USEC),
+            systemd.text("CollectMode", "inactive-or-failed"),  # or one whose holder died on the way stays for ever
+            *on,
         )
-        deadline = time.monotonic() + MOVE_SECONDS
-        while not _is_in(_read(Path(f"/proc/{lease.holder.pid}/cgroup")), _scope(lease)):
-            if time.monotonic() > deadline or not Path(f"/proc/{lease.holder.pid}").exists():
-                raise OSError(0, f"the holder did not arrive in {_scope(lease)}")
-            time.sleep(0.02)
+        if not _is_in(_read(Path(f"/proc/{lease.holder.pid}/cgroup")), _scope(lease)):
+            raise OSError(0, f"the holder did not arrive in {_scope(lease)}")
 
     def stop(self, lease: Lease) -> None:
         """Stop the scope; systemd answers when its cgroup is empty.
@@ -115,7 +106,7 @@ class LinuxScopes:
         else:
             return
         try:
-            systemd("systemctl", "stop", _scope(lease))
+            systemd.stop(_scope(lease))
         except OSError:
             if self.stands(lease):
                 raise
@@ -129,7 +120,7 @@ class LinuxScopes:
 
         Until it is started the scope's end would only cancel it, so that is waited for.
         """
-        systemd("systemctl", "start", f"ali-enclaves-give-back@{lease.id}.service")
+        systemd.start(f"ali-enclaves-give-back@{lease.id}.service")
 
     def confined(self) -> frozenset[int]:
         """Return the slice's CPUs if it is a valid partition that the root does not share."""
@@ -154,10 +145,10 @@ class LinuxScopes:
                 partition.write_text(SET_APART)
             partition.write_text("member")
             with _unlike_the_root():
-                systemd("systemctl", "set-property", "--runtime", SLICE, "AllowedCPUs=")
-                systemd("systemctl", "stop", SLICE)
+                systemd.set_runtime(SLICE, systemd.cpu_mask("AllowedCPUs", ()))
+                systemd.stop(SLICE)
         if DROP_INS.exists():
-            systemd("systemctl", "revert", SLICE)
+            systemd.revert(SLICE)
 
     def has_slice(self) -> bool:
         """Tell whether the slice's cgroup or its drop-in is there."""
@@ -236,14 +227,7 @@ def _is_active(lease: Lease) -> bool:
 
     One that ended stays loaded while what gives back after it is bound to it: to stop it again from there never ends.
     """
-    return systemd("systemctl", "show", "--property=ActiveState", "--value", _scope(lease)).strip() != "inactive"
-
-
-def _mask(lent: frozenset[int]) -> list[str]:
-    """Return CPUs as busctl takes a bit mask: its length, then its bytes, the lowest CPUs first."""
-    bits = sum(1 << cpu for cpu in lent)
-    length = bits.bit_length() // 8 + 1
-    return [str(length), *map(str, bits.to_bytes(length, "little"))]
+    return systemd.is_active(_scope(lease))
 
 
 def _cpus(path: Path) -> frozenset[int]:

@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from ali_enclaves_allocator.kernel import systemd
 from ali_enclaves_allocator.kernel.bankfiles import HOLD_FILE, LEASE_FILE, files_of, forget, held_pages, keeper, opened
 from ali_enclaves_allocator.kernel.mempolicy import bound
 from ali_enclaves_allocator.kernel.settling import Settling
-from ali_enclaves_allocator.kernel.systemd import systemd
 from ali_enclaves_allocator.model.pool import Bank, Lease
 
 TRIES, PAUSE_SECONDS = 50, 0.01
@@ -45,9 +45,13 @@ class LinuxBanks:
         self._directory.mkdir(mode=0o700, exist_ok=True)
         size = f"{bank.pages * bank.page_kib}K"
         options = f"pagesize={bank.page_kib}K,size={size},min_size={size},mode=0700,nosuid,nodev,noexec"
-        systemd(
-            *("systemd-mount", "--quiet", "--no-ask-password", "--collect", "--fsck=no", "--type=hugetlbfs"),
-            *(f"--options={options}", f"--description=Enclave memory of node {bank.node}", "hugetlbfs", str(where)),
+        systemd.start_transient(
+            systemd.mount_unit(where),
+            systemd.text("Description", f"Enclave memory of node {bank.node}"),
+            systemd.text("What", "hugetlbfs"),
+            systemd.text("Type", "hugetlbfs"),
+            systemd.text("Options", options),
+            systemd.text("CollectMode", "inactive-or-failed"),
         )
 
     def carve(self, bank: Bank, lease: Lease) -> int:
@@ -120,7 +124,7 @@ class LinuxBanks:
                 raise OSError(errno.EBUSY, f"{loose} page{'s' * (loose > 1)} in use still, after the end of a lease")
             if who := keeper(where):
                 raise OSError(errno.EBUSY, f"{who} has a file of it open still")
-            systemd("systemd-umount", "--quiet", "--no-ask-password", str(where))
+            systemd.stop(systemd.mount_unit(where))
         if where.exists():
             where.rmdir()
         with suppress(OSError):  # another bank is in it

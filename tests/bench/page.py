@@ -22,9 +22,9 @@ before; times there are many times those of a real machine, and only the ratios 
 Emulation makes one core of all CPUs of a guest. So what a real machine does beside something else adds to its time
 here: while an enclave boots, the service clears what its lease left over. So `run-enclave` is measured where nothing is
 left over, as by hand, and once more where most of the pool is. Boots take turns at being first; on both sides one takes
-a third more or less than the next. Two other rows end at what systemd takes. Its commands mount and unmount a bank,
-because the service has no right to and a bank outlives it, and they start and stop a lease's scope; both are measured
-by themselves. What Acquire and Release leave to be cleared is told in a row of its own: nobody waits for it but who
+a third more or less than the next. Two other rows end at what systemd takes: it mounts and unmounts a bank, because
+the service has no right to and a bank outlives it, and it starts and stops a lease's scope. Both are measured by
+themselves. What Acquire and Release leave to be cleared is told in a row of its own: nobody waits for it but who
 acquires next.
 
 The peers of GetPool are the libraries `varlink` and `asyncvarlink` for Python. They serve a reply that stands; ours

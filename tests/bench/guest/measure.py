@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ali_enclaves_allocator import line
 from ali_enclaves_allocator.change.ledger import Ledger
-from ali_enclaves_allocator.kernel import hugetlbfs
+from ali_enclaves_allocator.kernel import systemd
 from ali_enclaves_allocator.kernel.doors import Kernel
 from ali_enclaves_allocator.kernel.linux import boot_id, linux_kernel
 from enclave_cli.client import Client
@@ -179,11 +179,11 @@ def work() -> Iterator[Times]:
     systemctl("stop")
     RUN.mkdir(exist_ok=True)
     kernel = linux_kernel(RUN)
-    clocks = {name: Clock() for name in ("set_pages", "set_online", "banks", "commands")}
+    clocks = {name: Clock() for name in ("set_pages", "set_online", "banks", "systemd")}
     clocks["set_pages"].lay_on(kernel.sysfs, "set_pages", "compact")
     clocks["set_online"].lay_on(kernel.sysfs, "set_online")
     clocks["banks"].lay_on(kernel.banks, "mount", "settle", "unmount")
-    clocks["commands"].lay_on(hugetlbfs, "systemd")
+    clocks["systemd"].lay_on(systemd, "start_transient", "stop")
     while True:
         for clock in clocks.values():
             clock.spent = 0.0
@@ -250,12 +250,10 @@ def _hold(write: int, asked: dict[str, object]) -> None:
 
 
 def _start_and_stop_scope() -> None:
-    """Have systemd put a process into a scope, and end that, by the commands that a lease takes."""
-    manager = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
+    """Have systemd put a process into a scope, and end that, by the calls that a lease takes."""
     with subprocess.Popen(["sleep", "infinity"]) as process:
-        pids = ("1", "PIDs", "au", "1", str(process.pid), "0")
-        run("busctl", "call", *manager, "StartTransientUnit", "ssa(sv)a(sa(sv))", "bench.scope", "fail", *pids)
-        run("systemctl", "stop", "bench.scope")
+        systemd.start_transient("bench.scope", systemd.numbers("PIDs", [process.pid]))
+        systemd.stop("bench.scope")
 
 
 def _until_clear() -> None:

@@ -23,7 +23,7 @@ def _calls(name: str, times: list[Times]) -> Figure:
     work, target = TARGETS[name]
     acquire, release = (seconds(median(one[f"{name}_{call}"] for one in times)) for call in ("acquire", "release"))
     scope = seconds(median(one["scope"] for one in times))
-    note = f"Acquire {acquire}, Release {release}; to start and stop a scope by the same commands, by hand: {scope}"
+    note = f"Acquire {acquire}, Release {release}; to start and stop a scope by itself: {scope}"
     return _figure(f"Acquire + Release of {work}", name, times, CALLS, target, note)
 
 

@@ -21,11 +21,12 @@ case ${1:?a point} in
         ;;
     before-the-mount)
         left="taking 0-7 16 -"
-        life=start call=vfork options=(--inject=vfork:$die)
+        life=start call=connect options=(--inject=connect:$die) # to systemd
         ;;
     in-the-mount)
         left="taking 0-7 16 0"
-        life=start call=wait4 options=(--inject=wait4:$die)
+        # It greets systemd, has its answer after a while, asks for the mount, and dies before it reads any more.
+        life=start call=sendmsg,recvmsg options=(--inject=sendmsg:delay_exit=1s:when=1 --inject=recvmsg:$die:when=2)
         ;;
     before-the-hold-file)
         left="taking 0-7 16 0"
@@ -95,6 +96,10 @@ died=0
 wait $daemon || died=$?
 cat log trace
 expect_equal 137 $died "exit status of the daemon"
+for _ in {1..50}; do # what systemd was asked for it does all the same
+    [ "$(as_left)" != "$left" ] || break
+    sleep 0.1
+done
 expect_equal "$left" "$(as_left)" "phase, online CPUs, pages and held pages as the daemon left them"
 
 if [ "$recovery" = wanted ]; then

@@ -1,4 +1,4 @@
-# What the host's own services and root may do to it: D-Bus that does not answer, the slice stopped by hand, a scope
+# What the host's own services and root may do to it: systemd that does not answer, the slice stopped by hand, a scope
 # killed by hand, its directory read-only. Each is told with a way out, and nothing is lost.
 source ./lib.sh
 source ./lease_lib.sh
@@ -8,19 +8,23 @@ write_yaml "memory_mib: 48" "cpu_pool: 4-7" "max_enclaves: 2"
 start
 standing=$(snapshot)
 
-step "D-Bus does not answer: a lease is refused, and the caller lives to read why; the service answers all the while"
-systemctl kill --signal STOP --kill-whom main dbus.service
+step "systemd does not answer: a lease is refused, and the caller lives to read why; the service answers all the while"
+python3 mute.py "$PWD/mute.sock" >muted &
+mute=$!
+expect_within 20 grep -q listens muted
+mount --bind mute.sock /run/systemd/private
 python3 holder.py --name web 2 8 </dev/null >refused 2>&1 &
 caller=$!
-expect_within 20 pgrep busctl
-expect_equal 48 "$(pool memory_mib)" "MiB, by a service that waits for D-Bus"
+expect_within 20 grep -q connected muted
+expect_equal 48 "$(pool memory_mib)" "MiB, by a service that waits for systemd"
 status=0
 wait $caller || status=$?
+umount /run/systemd/private
+kill $mute
 expect_equal 1 $status "exit status of the caller"
 cat refused
 expect_in 'KernelRefused' "$(<refused)"
-expect_in 'busctl' "$(<refused)"
-systemctl kill --signal CONT --kill-whom main dbus.service
+expect_in 'no answer from systemd in 60 s' "$(<refused)"
 expect_whole
 expect_machine "$standing" "after the refusal"
 take web 2 8 --online
