@@ -1,8 +1,8 @@
 /* The least that the kernel allows: the same settings as the allocator's, and nothing beside them. Prints seconds.
  *
  *   bare touch MIB                          touch memory once, so that its first touch belongs to nobody
- *   bare pool NODE PAGES CPU...             make a pool and undo it, one step a line: pages, offline, hold, online,
- *                                           drop, give back
+ *   bare pool NODE PAGES CPU...             make a pool and undo it, in the allocator's order, one step a line: pages,
+ *                                           hold, offline, online, drop, give back
  *   bare fallocate NODE PAGES PART          of so many held pages, let a part go and allocate it again
  */
 #define _GNU_SOURCE
@@ -107,9 +107,9 @@ static void pool(long node, long pages, char **cpus)
 
 	set_pages(node, pages);
 	last = lap(last);
-	set_cpus(cpus, 0);
-	last = lap(last);
 	fd = hold(node, pages);
+	last = lap(last);
+	set_cpus(cpus, 0);
 	last = lap(last);
 	set_cpus(cpus, 1);
 	last = lap(last);

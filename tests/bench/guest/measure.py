@@ -70,7 +70,7 @@ def the_pool() -> tuple[int, int, list[int]]:
 def bare_pool(pool: tuple[int, int, list[int]]) -> Times:
     """Make the same pool by the bare sequence, and undo it."""
     node, pages, cpus = pool
-    steps = ("pages", "offline", "hold", "online", "drop", "give_back")
+    steps = ("pages", "hold", "offline", "online", "drop", "give_back")
     times = dict(zip(steps, bare("pool", node, pages, *cpus), strict=True))
     return {
         "bare_settings": times["pages"] + times["offline"],
