@@ -52,6 +52,7 @@ class LinuxBanks:
             systemd.text("Type", "hugetlbfs"),
             systemd.text("Options", options),
             systemd.text("CollectMode", "inactive-or-failed"),
+            or_never=True,
         )
 
     def carve(self, bank: Bank, lease: Lease) -> int:
@@ -124,7 +125,11 @@ class LinuxBanks:
                 raise OSError(errno.EBUSY, f"{loose} page{'s' * (loose > 1)} in use still, after the end of a lease")
             if who := keeper(where):
                 raise OSError(errno.EBUSY, f"{who} has a file of it open still")
-            systemd.stop(systemd.mount_unit(where))
+            try:
+                systemd.stop(systemd.mount_unit(where))
+            except OSError:
+                if where.is_mount():
+                    raise
         if where.exists():
             where.rmdir()
         with suppress(OSError):  # another bank is in it

@@ -1,7 +1,7 @@
 """The door to systemd's manager: units that are started and stopped, and what is told of them.
 
-Everything here raises OSError when systemd refuses, with what it says (EIO), cannot be reached, or does not answer
-(TimeoutError).
+Everything here raises OSError when systemd refuses, with what it says (EIO), cannot be reached, or does not answer:
+TimeoutError, or ConnectionResetError where it executes itself anew; then what was asked for may happen still.
 """
 
 import ctypes
@@ -37,7 +37,10 @@ def duration(name: str, usec: int) -> Property:
 
 
 def cpu_mask(name: str, cpus: Collection[int]) -> Property:
-    """Return a property that is a set of CPUs: a mask, the lowest CPUs first; without one no set is asked for."""
+    """Return a property that is a set of CPUs, the lowest eight in the first byte; an empty one is no restriction.
+
+    A message has room for some 8,000 CPUs: ctypes passes 1,024 arguments, and each byte is one.
+    """
     bits = sum(1 << cpu for cpu in cpus)
     mask = bits.to_bytes((bits.bit_length() + 7) // 8, "little")
     return name, "ay", len(mask), *mask
@@ -49,14 +52,23 @@ def start(unit: str) -> None:
         manager.run_job("StartUnit", "ss", unit, "replace")
 
 
-def start_transient(unit: str, *properties: Property) -> None:
-    """Make a unit that there is no file of, start it, and wait until it has started."""
+def start_transient(unit: str, *properties: Property, or_never: bool = False) -> None:
+    """Make a unit that there is no file of, start it, and wait until it has started.
+
+    One that is to start now `or_never` is stopped by systemd when that has been too slow: what comes behind a call on
+    the same connection is done after it.
+    """
     with Manager() as manager:
-        manager.run_job("StartTransientUnit", "ssa(sv)a(sa(sv))", unit, "fail", *_array(properties), 0)
+        try:
+            manager.run_job("StartTransientUnit", "ssa(sv)a(sa(sv))", unit, "fail", *_array(properties), 0)
+        except TimeoutError:
+            if or_never:
+                manager.send("StopUnit", "ss", unit, "replace")
+            raise
 
 
 def stop(unit: str) -> None:
-    """Stop a unit, and wait until it has stopped."""
+    """Stop a unit, instead of whatever else was to be done with it, and wait until it has stopped."""
     with Manager() as manager:
         manager.run_job("StopUnit", "ss", unit, "replace")
 
@@ -64,20 +76,20 @@ def stop(unit: str) -> None:
 def set_runtime(unit: str, *properties: Property) -> None:
     """Set properties of a unit until the next boot."""
     with Manager() as manager:
-        manager.manage("SetUnitProperties", "sba(sv)", unit, True, *_array(properties))
+        manager.call("SetUnitProperties", "sba(sv)", unit, True, *_array(properties))
 
 
 def revert(unit: str) -> None:
     """Drop all that was set of a unit beside its own file."""
     with Manager() as manager:
-        manager.manage("RevertUnitFiles", "as", 1, unit)
-        manager.manage("Reload")
+        manager.call("RevertUnitFiles", "as", 1, unit)
+        manager.call("Reload")
 
 
 def is_active(unit: str) -> bool:
     """Tell whether a unit is anything but inactive, such as on its way there."""
     with Manager() as manager:
-        path = manager.manage("LoadUnit", "s", unit).text("o")
+        path = manager.call("LoadUnit", "s", unit).text("o")
         return manager.get(path, "Unit", "ActiveState").text("v") != "inactive"
 
 
@@ -85,8 +97,8 @@ def job_of_own_unit() -> str:
     """Return the type of the job that is under way for the unit that this process runs in; empty without one."""
     with Manager() as manager:
         unit = manager.get("/org/freedesktop/systemd1/unit/self", "Unit", "Job")
-        unit.open("v", "(uo)")
-        unit.open("r", "uo")
+        unit.enter("v", "(uo)")
+        unit.enter("r", "uo")
         number, path = unit.number(), unit.text("o")
         return manager.get(path, "Job", "JobType").text("v") if number else ""
 

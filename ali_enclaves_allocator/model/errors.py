@@ -192,7 +192,7 @@ class KernelRefused(AllocatorError):
     @classmethod
     def of(cls, step: str, error: OSError) -> "KernelRefused":
         """Return the error for a step that failed with an error of the kernel's, or of systemd's silence."""
-        return cls(step, error.strerror or str(error), isinstance(error, TimeoutError))
+        return cls(step, error.strerror or str(error), isinstance(error, (TimeoutError, ConnectionResetError)))
 
     def what(self) -> str:
         """Name the step and the reason."""

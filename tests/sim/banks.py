@@ -28,7 +28,7 @@ class SimBanks:
         with self._simulation.effects.effect(f"mount {bank.name}"):
             mount = Mount(self._simulation.pages[bank.page_kib], bank.pages)
             if not mount.open():
-                raise OSError(errno.EIO, "systemd-mount: Cannot allocate memory")
+                raise OSError(errno.EIO, "systemd: the job of bank0.mount ended so: failed")
             self._mounts[bank.name] = mount
 
     def carve(self, bank: Bank, lease: Lease) -> int:

@@ -133,7 +133,7 @@ class SimScopes:
         simulation = self._simulation
         with simulation.effects.effect(f"start {_scope(lease)}"):
             if _scope(lease) in simulation.scopes:
-                raise OSError(errno.EIO, f"busctl: Unit {_scope(lease)} was already loaded")
+                raise OSError(errno.EIO, f"systemd: Unit {_scope(lease)} was already loaded")
             if not simulation.kernel.processes.alive(lease.holder):
                 raise OSError(errno.EIO, f"the holder did not arrive in {_scope(lease)}")
             for name, scope in list(simulation.scopes.items()):

@@ -187,7 +187,7 @@ def test_a_thief_in_the_moment_of_the_mount(boot: Boot) -> None:
     with pytest.raises(KernelRefused) as refused:
         host.start()
     assert str(refused.value) == (
-        "cannot hold 32×2M on node 0 in bank0: systemd-mount: Cannot allocate memory; all changes undone"
+        "cannot hold 32×2M on node 0 in bank0: systemd: the job of bank0.mount ended so: failed; all changes undone"
     )
     host.simulation.release(0, 5)
     host.assert_untouched()

@@ -4,9 +4,14 @@
 before=$(snapshot)
 write_yaml "memory_mib: 16" "cpu_pool: 6-7"
 
-step "it starts without D-Bus, which early boot has not"
+step "it starts, lends and restarts without D-Bus, which early boot has not"
 systemctl stop dbus.socket dbus.service
 start
+take web 2 8 --online
+end web
+expect_whole
+systemctl restart $UNIT
+expect_whole
 systemctl start dbus.socket
 
 step "it has the three capabilities that its unit names, no new ones, and a filter of system calls"

@@ -3,33 +3,74 @@
 source ./lib.sh
 source ./lease_lib.sh
 
+# Stands between systemd and who asks it, until `step_aside`. Usage: step_between [BYTES], as in_between.py has it.
+step_between() {
+    unshare --mount python3 in_between.py "$PWD/between" /run/systemd/private "$@" >seen &
+    between=$!
+    expect_within 20 grep -q listens seen
+    mount --bind between /run/systemd/private
+}
+step_aside() {
+    umount /run/systemd/private
+    kill $between
+    wait $between || true
+    rm between
+}
+trap 'code=$?; umount --quiet /run/systemd/private || true; at_exit $code' EXIT
+
+# Serves in the foreground, and waits four seconds for systemd instead of sixty.
+cat >serve.py <<'PY'
+import sys
+from ali_enclaves_allocator import cli
+from ali_enclaves_allocator.kernel import sdbus
+sdbus.ANSWER_S = 4.0
+sys.exit(cli.main(["serve", "wanted.yaml"]))
+PY
+serve() { exec /usr/lib/ali-enclaves/bin/python3 -I serve.py >log 2>&1; }
+
 before=$(snapshot)
-write_yaml "memory_mib: 48" "cpu_pool: 4-7" "max_enclaves: 2"
-start
-standing=$(snapshot)
+wanted=("memory_mib: 48" "cpu_pool: 4-7" "max_enclaves: 2")
+printf '%s\n' "${wanted[@]}" >wanted.yaml
+
+step "systemd mounts, and its answer is lost: the start fails, and what was mounted too late is unmounted"
+step_between $'AGREE_UNIX_FD\r\n'
+status=0
+(serve) || status=$?
+step_aside
+cat log
+expect_equal 69 $status "exit status of a start that had no answer"
+expect_in "no answer from systemd in 4 s; all changes undone" "$(<log)"
+expect_machine "$before" "after the failed start"
+expect_nothing_left
+expect_in "Mounted run-ali\\x2denclaves-banks-bank0.mount" "$(journalctl --after-cursor "$beginning" --output cat)"
 
 step "systemd does not answer: a lease is refused, and the caller lives to read why; the service answers all the while"
-python3 mute.py "$PWD/mute.sock" >muted &
-mute=$!
-expect_within 20 grep -q listens muted
-mount --bind mute.sock /run/systemd/private
+(serve) &
+daemon=$!
+expect_within 60 grep -q "^pool ready" log
+standing=$(snapshot)
+step_between
 python3 holder.py --name web 2 8 </dev/null >refused 2>&1 &
 caller=$!
-expect_within 20 grep -q connected muted
+expect_within 20 grep -q connected seen
 expect_equal 48 "$(pool memory_mib)" "MiB, by a service that waits for systemd"
 status=0
 wait $caller || status=$?
-umount /run/systemd/private
-kill $mute
+step_aside
 expect_equal 1 $status "exit status of the caller"
 cat refused
 expect_in 'KernelRefused' "$(<refused)"
-expect_in 'no answer from systemd in 60 s' "$(<refused)"
+expect_in 'no answer from systemd in 4 s' "$(<refused)"
 expect_whole
 expect_machine "$standing" "after the refusal"
-take web 2 8 --online
-end web
-expect_whole
+kill $daemon
+wait $daemon
+expect_machine "$before" "after the service by hand"
+expect_nothing_left
+
+write_yaml "${wanted[@]}"
+start
+expect_machine "$standing" "of the service"
 
 step "the slice is stopped by hand: its enclave ends, as after any other end, and the pool is whole"
 take web 2 8 --online
