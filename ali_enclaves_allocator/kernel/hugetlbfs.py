@@ -41,7 +41,10 @@ class LinuxBanks:
         """
         where = self._directory / bank.name
         if where.is_mount():
-            return
+            stats = os.statvfs(where)
+            if (stats.f_bsize, stats.f_blocks) == (bank.page_kib * 1024, bank.pages):
+                return
+            self.unmount(bank)  # systemd mounted it when nobody waited for it any more
         self._directory.mkdir(mode=0o700, exist_ok=True)
         size = f"{bank.pages * bank.page_kib}K"
         options = f"pagesize={bank.page_kib}K,size={size},min_size={size},mode=0700,nosuid,nodev,noexec"
@@ -52,7 +55,6 @@ class LinuxBanks:
             systemd.text("Type", "hugetlbfs"),
             systemd.text("Options", options),
             systemd.text("CollectMode", "inactive-or-failed"),
-            or_never=True,
         )
 
     def carve(self, bank: Bank, lease: Lease) -> int:

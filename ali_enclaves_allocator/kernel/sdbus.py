@@ -107,16 +107,12 @@ class Manager:
 
     def call(self, member: str, signature: str = "", *arguments: Argument) -> Message:
         """Call a method of the manager with arguments as sd_bus_message_append(3) takes them. Return its reply."""
-        return self._reply(self.send(member, signature, *arguments))
+        return self._reply("/org/freedesktop/systemd1", f"{MANAGER}.Manager", member, signature, *arguments)
 
     def get(self, path: str, interface: str, name: str) -> Message:
         """Get a property, a variant, of an object of the manager's."""
         properties = "org.freedesktop.DBus.Properties"
-        return self._reply(self._send(path, properties, "Get", "ss", f"{MANAGER}.{interface}", name))
-
-    def send(self, member: str, signature: str = "", *arguments: Argument) -> int:
-        """Call as `call` does, and do not wait. Return the number that the reply will bear."""
-        return self._send("/org/freedesktop/systemd1", f"{MANAGER}.Manager", member, signature, *arguments)
+        return self._reply(path, properties, "Get", "ss", f"{MANAGER}.{interface}", name)
 
     def run_job(self, member: str, signature: str, unit: str, *arguments: Argument) -> None:
         """Have the manager begin a job for a unit, and return when that has come to its end."""
@@ -126,17 +122,8 @@ class Manager:
         if (result := self._results[job]) not in DONE:
             raise OSError(errno.EIO, f"systemd: the job of {unit} ended so: {result}; see: journalctl -u '{unit}'")
 
-    def _reply(self, cookie: int) -> Message:
-        """Wait for the reply to a call."""
-        reply = self._next()
-        while _replied_to(reply) != cookie:
-            reply = self._next()
-        if _library.sd_bus_message_is_method_error(reply, None):
-            refused = _library.sd_bus_message_get_error(reply).contents
-            raise OSError(errno.EIO, f"systemd: {(refused.message or refused.name).decode()}")
-        return reply
-
-    def _send(self, path: str, interface: str, member: str, signature: str, *arguments: Argument) -> int:
+    def _reply(self, path: str, interface: str, member: str, signature: str, *arguments: Argument) -> Message:
+        """Call a method, and return its reply."""
         call, cookie = Message(), ctypes.c_uint64()
         names = (MANAGER, path, interface, member)
         _check(_library.sd_bus_message_new_method_call(self._bus, ctypes.byref(call), *map(str.encode, names)))
@@ -144,7 +131,13 @@ class Manager:
             values = (value.encode() if isinstance(value, str) else value for value in arguments)
             _check(_library.sd_bus_message_append(call, signature.encode(), *values))
         _check(_library.sd_bus_send(self._bus, call, ctypes.byref(cookie)))
-        return cookie.value
+        reply = self._next()
+        while _replied_to(reply) != cookie.value:
+            reply = self._next()
+        if _library.sd_bus_message_is_method_error(reply, None):
+            refused = _library.sd_bus_message_get_error(reply).contents
+            raise OSError(errno.EIO, f"systemd: {(refused.message or refused.name).decode()}")
+        return reply
 
     def _next(self) -> Message:
         """Wait for the next message and return it; note the result of a job that it tells."""

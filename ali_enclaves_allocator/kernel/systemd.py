@@ -52,19 +52,10 @@ def start(unit: str) -> None:
         manager.run_job("StartUnit", "ss", unit, "replace")
 
 
-def start_transient(unit: str, *properties: Property, or_never: bool = False) -> None:
-    """Make a unit that there is no file of, start it, and wait until it has started.
-
-    One that is to start now `or_never` is stopped by systemd when that has been too slow: what comes behind a call on
-    the same connection is done after it.
-    """
+def start_transient(unit: str, *properties: Property) -> None:
+    """Make a unit that there is no file of, start it, and wait until it has started."""
     with Manager() as manager:
-        try:
-            manager.run_job("StartTransientUnit", "ssa(sv)a(sa(sv))", unit, "fail", *_array(properties), 0)
-        except TimeoutError:
-            if or_never:
-                manager.send("StopUnit", "ss", unit, "replace")
-            raise
+        manager.run_job("StartTransientUnit", "ssa(sv)a(sa(sv))", unit, "fail", *_array(properties), 0)
 
 
 def stop(unit: str) -> None:

@@ -182,19 +182,6 @@ def test_a_manager_that_tells_much_but_not_the_end(speak: Speak, monkeypatch: py
         systemd.start("a.slice")
 
 
-def test_what_starts_too_late_is_stopped_by_a_call_behind_it(speak: Speak, monkeypatch: pytest.MonkeyPatch) -> None:
-    with speak(StartTransientUnit=lambda call: [], StopUnit=lambda call: []) as manager:
-        with impatient(monkeypatch):
-            systemd.start_transient("a.mount", or_never=True)
-        with impatient(monkeypatch):
-            systemd.start_transient("a.scope")
-    assert [(call.name, call.arguments[0]) for call in manager.calls] == [
-        ("StartTransientUnit", "a.mount"),
-        ("StopUnit", "a.mount"),
-        ("StartTransientUnit", "a.scope"),
-    ]
-
-
 @pytest.mark.parametrize("answers", [[], ["o"]], ids=["before the reply", "before the end of the job"])
 def test_a_manager_that_goes(speak: Speak, answers: list[str]) -> None:
     def go(call: Message) -> Iterator[Message]:
