@@ -3,6 +3,8 @@
 import argparse
 import os
 import sys
+from contextlib import suppress
+from functools import partial
 
 from enclave_cli import __version__, failure, paths
 from enclave_cli.failure import EXIT_STATUS, Failure
@@ -52,12 +54,20 @@ class _Parser(argparse.ArgumentParser):
         raise Failure(failure.USAGE, f"{command}{message}; nothing was done (see {self.prog} --help)")
 
 
+def _columns() -> int:
+    """Return how wide the terminal is. argparse would ask shutil, whose import takes a sixth of a command's time."""
+    with suppress(ValueError, OSError):
+        return int(os.environ.get("COLUMNS") or 0) or os.get_terminal_size().columns or 80
+    return 80
+
+
 def _parser() -> argparse.ArgumentParser:
+    width = _columns() - 2
     parser = _Parser(
         prog="enclave-cli",
         description="Run enclave VMs on the cores and memory that ali-enclaves-allocator has set aside.",
         epilog="exit status:\n" + "\n".join(f"  {number:3}  {text}" for number, text in EXIT_STATUS.items()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=width),
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"enclave-cli {__version__}")
@@ -65,7 +75,10 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, run: "Callable[[argparse.Namespace], None]", text: str) -> argparse.ArgumentParser:
         description = f"{text[0].upper()}{text[1:]}."
-        sub = commands.add_parser(name, help=text, description=description, allow_abbrev=False)
+        formatter = partial(argparse.HelpFormatter, width=width)
+        sub = commands.add_parser(
+            name, help=text, description=description, formatter_class=formatter, allow_abbrev=False
+        )
         sub.set_defaults(run=run)
         return sub
 

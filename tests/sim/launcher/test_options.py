@@ -26,10 +26,18 @@ def test_help_lists_every_exit_status(cli: Cli) -> None:
 
 def test_starting_needs_little() -> None:
     script = "import sys; before = set(sys.modules); import enclave_cli.cli, enclave_cli.allocator; "
+    script += "enclave_cli.cli._parser(); "
     script += "print(*set(sys.modules) - before)"
     imported = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True)
     slow = {"asyncio", "dataclasses", "typing", "subprocess", "hashlib", "inspect", "logging", "ctypes", "shutil"}
     assert not slow & set(imported.stdout.split())
+
+
+@pytest.mark.parametrize(("columns", "width"), [("60", 60), ("100", 100), ("0", 80), ("", 80), ("wide", 80)])
+def test_help_is_as_wide_as_the_terminal(columns: str, width: int, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    _, _, help = cli("run-enclave", "--help").stdout.partition("\n\n")
+    assert width - 12 < max(map(len, help.splitlines())) <= width - 2
 
 
 def test_options_of_a_config_file_and_of_the_command_line(tmp_path: Path) -> None:
