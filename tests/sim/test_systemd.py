@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from jeepney import HeaderFields, Message
 
-from ali_enclaves_allocator.kernel import sdbus, systemd
+from ali_enclaves_allocator.kernel import hugetlbfs, sdbus, systemd
+from ali_enclaves_allocator.model.pool import Bank
 from tests.sim.manager import JOB, Answer, Call, Manager, job, refused, removed, returned
 
 MANAGER = "/org/freedesktop/systemd1"
@@ -234,6 +235,25 @@ def test_nothing_is_kept_of_a_connection(speak: Speak, monkeypatch: pytest.Monke
         systemd.start("a.slice")
     assert called["sd_bus_new"] == called["sd_bus_unref"] == 1
     assert called["sd_bus_message_unref"] == 3, "the call, its reply, and the end of its job"
+
+
+@pytest.mark.parametrize("gone", [True, False], ids=["it is unmounted", "it is not"])
+def test_an_unmount_whose_answer_is_lost(gone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bank = Bank("bank0", 0, 2048, 1)
+    where = tmp_path / "banks" / bank.name
+    where.mkdir(parents=True)
+    mounted = {where}
+
+    def stop(_: str) -> None:
+        mounted.difference_update({where} if gone else ())
+        raise TimeoutError(errno.ETIMEDOUT, "no answer")
+
+    monkeypatch.setattr(systemd, "stop", stop)
+    monkeypatch.setattr(Path, "is_mount", lambda path: path in mounted)
+    monkeypatch.setattr(hugetlbfs, "_pages_of_nobody", lambda _: 0)  # of a file system that is not only ours
+    with nullcontext() if gone else pytest.raises(TimeoutError):
+        hugetlbfs.LinuxBanks(where.parent).unmount(bank)
+    assert where.exists() is not gone
 
 
 def test_signals_do_not_cut_a_wait_short(speak: Speak) -> None:
